@@ -1,0 +1,272 @@
+/* digits.c - a net learns handwritten digits, is saved, and learns two more as a device would
+
+       cc -O2 -o digits examples/digits.c -I. && ./digits
+
+   With five seeds, each with its own split of 1,797 real images (examples/data):
+
+   1. A small CNN learns the digits 0 to 7, has never seen an 8 or a 9, and is saved to a file.
+   2. The file is loaded with everything frozen but the head. The net learns 8 and 9 from 20
+      examples of each. 20 kept examples of every digit it knows are replayed, or else it would
+      forget them. What the frozen rows make of an image never changes, so it is computed once and
+      trained on 60 times.
+   3. The same from the file again, with both dense rows open.
+
+   Prints the accuracy on 500 other images of all ten digits before and after, what is taken for
+   what, and the RAM that each of this takes. Ends with status 1 when the mean accuracy is too low.
+
+   Arguments: the data file, if not examples/data/digits.bin; --keep to keep the file of step 1. */
+
+#define NN_IMPLEMENTATION
+#include "nn.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { IMAGES = 1797, PIXELS = 64, TEST = 500, DIGITS = 10, KNOWN = 8, EXAMPLES = 20, SEEDS = 5 };
+
+#define MODEL "digits-demo.nn" /* written to the current directory, removed at the end */
+
+static const nn_layer net[] = {
+    { .op = NN_INPUT, .shape = { 8, 8, 1 }, .type = NN_U8, .scale = 1 / 16.0f },
+    { .op = NN_CONV2D, .units = 16, .act = NN_RELU, .kernel = { 3, 3 }, .pad = { 1, 1, 1, 1 } },
+    { .op = NN_MAXPOOL2D, .kernel = { 2, 2 } },
+    { .op = NN_CONV2D, .units = 32, .act = NN_RELU, .kernel = { 3, 3 }, .pad = { 1, 1, 1, 1 } },
+    { .op = NN_MAXPOOL2D, .kernel = { 2, 2 } },
+    { .op = NN_FLATTEN, .name = "features" },
+    { .op = NN_DENSE, .name = "hidden", .units = 32, .act = NN_RELU },
+    { .op = NN_DENSE, .name = "head", .units = DIGITS },
+    { 0 }
+};
+
+/* What is tried with the saved net: which rows train, and the last frozen row below them. */
+static const struct stage {
+    const char *title, *train, *from;
+    float lr;
+    double goal; /* least mean accuracy in percent */
+} stages[] = {
+    { "as saved", NULL, NULL, 0, 0 },
+    { "head tuned", "head", "hidden", 0.01f, 90.5 },
+    { "both dense", "hidden head", "features", 0.003f, 93 },
+};
+
+enum { STAGES = sizeof stages / sizeof stages[0] };
+
+typedef struct set {
+    int n;
+    uint8_t x[IMAGES][PIXELS];
+    int32_t y[IMAGES];
+} set;
+
+static set all, known, few, test;
+static int keep;
+static char why[200];
+
+/* Says what went wrong, if anything did, and ends the program. */
+static void check(int result)
+{
+    if (result < 0) {
+        fprintf(stderr, "digits: %s: %s\n", nn_error_name(result), why);
+        if (!keep) remove(MODEL);
+        exit(1);
+    }
+}
+
+static void read_images(const char *path)
+{
+    FILE *f = fopen(path, "rb");
+    int c;
+
+    if (!f) {
+        fprintf(stderr, "digits: cannot open %s: run this in the project's root, or name it\n",
+                path);
+        exit(1);
+    }
+    while (all.n < IMAGES && (c = getc(f)) >= 0 && c < DIGITS && /* a record: label, pixels */
+           fread(all.x[all.n], 1, PIXELS, f) == PIXELS)
+        all.y[all.n++] = c;
+    if (all.n < IMAGES || getc(f) != EOF) {
+        fprintf(stderr, "digits: %s does not hold %d records of %d bytes\n", path, IMAGES,
+                PIXELS + 1);
+        exit(1);
+    }
+    fclose(f);
+}
+
+static void add(set *s, int image)
+{
+    memcpy(s->x[s->n], all.x[image], PIXELS);
+    s->y[s->n++] = all.y[image];
+}
+
+/* In an order that depends on the seed: 500 images to test; of the rest the known digits to learn
+   from, and the first 20 of each of the ten to tune with. */
+static void split(uint64_t seed)
+{
+    int order[IMAGES], taken[DIGITS] = { 0 }, i;
+
+    for (i = 0; i < IMAGES; i++) {
+        int j;
+
+        seed = seed * 6364136223846793005u + 1442695040888963407u;
+        j = (int)((seed >> 33) % (uint64_t)(i + 1));
+        order[i] = order[j];
+        order[j] = i;
+    }
+    known.n = few.n = test.n = 0;
+    for (i = 0; i < IMAGES; i++) {
+        int32_t digit = all.y[order[i]];
+
+        if (i < TEST) {
+            add(&test, order[i]);
+            continue;
+        }
+        if (digit < KNOWN) add(&known, order[i]);
+        if (taken[digit]++ < EXAMPLES) add(&few, order[i]);
+    }
+}
+
+static nn_opts options(const char *train, float lr, uint64_t seed)
+{
+    nn_opts o = { .batch = 32, .train = train, .loss = NN_CROSS_ENTROPY, .optimizer = NN_ADAM,
+                  .lr = lr, .seed = seed, .why = why, .why_size = sizeof why };
+    return o;
+}
+
+/* Trains a new net on the known digits and saves it. */
+static void learn(uint64_t seed, int quiet)
+{
+    nn_opts o = options("*", 0.001f, seed);
+    nn_fit_opts fit = { .x = known.x, .y = known.y, .n = known.n, .epochs = 20, .quiet = quiet };
+    nn_model m;
+
+    check(nn_build(&m, net, &o));
+    check(nn_fit(&m, &fit));
+    check(nn_save_file(&m, MODEL, 0));
+    nn_free(&m);
+}
+
+/* Loads the saved net, tunes what the stage says, and counts in confusion[i][j] how often it then
+   takes digit i for digit j. Returns the right answers of the 500. */
+static int tune(const struct stage *s, uint64_t seed, int confusion[DIGITS][DIGITS])
+{
+    static float features[DIGITS * EXAMPLES * 128]; /* 128: what the longer of the two rows gives */
+    static float out[TEST][DIGITS];
+    nn_opts o = options(s->train, s->lr, seed);
+    nn_fit_opts fit = { .x = features, .y = few.y, .n = few.n, .epochs = 60, .from = s->from,
+                        .quiet = 1 };
+    nn_model m;
+    int i, j, right = 0;
+
+    check(nn_load_file(&m, MODEL, &o));
+    if (s->train) {
+        check(nn_infer_to(&m, s->from, few.x, features, few.n));
+        check(nn_fit(&m, &fit));
+    }
+    check(nn_infer(&m, test.x, out[0], test.n));
+    nn_free(&m);
+
+    memset(confusion, 0, sizeof(int) * DIGITS * DIGITS);
+    for (i = 0; i < test.n; i++) {
+        int best = 0;
+
+        for (j = 1; j < DIGITS; j++)
+            if (out[i][j] > out[i][best]) best = j;
+        confusion[test.y[i]][best]++;
+        right += best == test.y[i];
+    }
+    return right;
+}
+
+/* The first and the last stage side by side; a row is a digit, a column what it was taken for. */
+static void print_confusion(int confusion[STAGES][DIGITS][DIGITS])
+{
+    int i, j, side;
+
+    printf("\nWhat is taken for what, seed 1 (rows: the digit, columns: the answer)\n\n");
+    printf("   %-43s   %s\n", stages[0].title, stages[STAGES - 1].title);
+    for (i = -1; i < DIGITS; i++) {
+        for (side = 0; side < STAGES; side += STAGES - 1) {
+            if (i < 0) printf("    ");
+            else printf("  %d ", i);
+            for (j = 0; j < DIGITS; j++) {
+                if (i < 0) printf("%4d", j);
+                else if (confusion[side][i][j]) printf("%4d", confusion[side][i][j]);
+                else printf("   .");
+            }
+            printf(side ? "\n" : "  ");
+        }
+    }
+}
+
+static void print_memory(void)
+{
+    static const struct { const char *title, *train; } uses[] = {
+        { "inference", NULL },
+        { "tuning the head", "head" },
+        { "tuning both dense", "hidden head" },
+        { "training everything", "*" },
+    };
+    size_t i;
+
+    printf("\nBytes of RAM             batch 32, all in RAM");
+    printf("   batch 1, frozen weights in flash\n\n");
+    for (i = 0; i < sizeof uses / sizeof uses[0]; i++) {
+        nn_opts o = options(uses[i].train, 0.001f, 0);
+        long host = (long)nn_memory(net, &o), device;
+
+        o.batch = 1;
+        o.in_place = 1;
+        device = (long)nn_memory(net, &o);
+        check(host < 0 ? (int)host : device < 0 ? (int)device : 0);
+        printf("  %-21s %22ld %34ld\n", uses[i].title, host, device);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    static int confusion[STAGES][DIGITS][DIGITS], of_seed_1[STAGES][DIGITS][DIGITS];
+    const char *path = "examples/data/digits.bin";
+    int right[STAGES] = { 0 }, status = 0, seed, i;
+
+    for (i = 1; i < argc; i++) {
+        if (!strcmp(argv[i], "--keep")) keep = 1;
+        else path = argv[i];
+    }
+    read_images(path);
+
+    for (seed = 1; seed <= SEEDS; seed++) {
+        split((uint64_t)seed);
+        if (seed == 1)
+            printf("Learning the digits 0 to %d from %d images, seed 1\n\n", KNOWN - 1, known.n);
+        learn((uint64_t)seed, seed > 1);
+        if (seed == 1) {
+            printf("\nRight answers of %d, all ten digits, after tuning with %d images\n\n  seed",
+                   test.n, few.n);
+            for (i = 0; i < STAGES; i++) printf("%12s", stages[i].title);
+            printf("\n");
+        }
+        printf("  %4d", seed);
+        for (i = 0; i < STAGES; i++) {
+            int n = tune(&stages[i], (uint64_t)seed, confusion[i]);
+
+            printf("%10.1f %%", 100.0 * n / test.n);
+            right[i] += n;
+        }
+        printf("\n");
+        if (seed == 1) memcpy(of_seed_1, confusion, sizeof confusion);
+    }
+    printf("  mean");
+    for (i = 0; i < STAGES; i++) printf("%10.1f %%", 100.0 * right[i] / (SEEDS * TEST));
+    printf("\n");
+    print_confusion(of_seed_1);
+    print_memory();
+    if (!keep) remove(MODEL);
+
+    for (i = 0; i < STAGES; i++) {
+        if (100.0 * right[i] / (SEEDS * TEST) >= stages[i].goal) continue;
+        printf("\nFAILED: %s: the mean is under %.1f %%\n", stages[i].title, stages[i].goal);
+        status = 1;
+    }
+    return status;
+}

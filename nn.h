@@ -1,0 +1,6818 @@
+/* nn.h - v0.1.0 - run and fine-tune neural nets in C
+   Public domain or MIT-0, at your choice: see the end of the file.
+
+   Do this in ONE C or C++ file, before the include, to create the implementation:
+
+       #define NN_IMPLEMENTATION
+       #include "nn.h"
+
+   Everywhere else just include it. C99 or C++11 and later; no dependencies.
+
+   >>contents
+
+   Search for the anchors; there are no line numbers to go stale.
+
+     Part 1, manual          >>quickstart >>manual >>format >>config >>changes
+     Part 2, interface       >>version >>types >>api
+     Part 3, implementation  >>platform >>util >>math >>random >>dispatch >>fields >>rows >>text
+                             >>plan >>ops >>losses >>optim >>run >>fit >>data >>file >>debug
+                             >>stamps
+     Part 4, kernels         >>vector >>transcendental >>gemm >>elementwise >>updates >>end
+
+   >>quickstart ----------------------------------------------------------------------------------
+
+   A model is an array of rows. Train it, save it, load it, run it:
+
+       static const nn_layer net[] = {
+           { .op = NN_INPUT, .shape = { 2 } },
+           { .op = NN_DENSE, .units = 16, .act = NN_TANH },
+           { .op = NN_DENSE, .name = "head", .units = 1, .act = NN_SIGMOID },
+           { 0 }
+       };
+       nn_opts o = { .batch = 4, .train = "*", .loss = NN_BCE, .optimizer = NN_ADAM, .lr = 0.05f };
+       nn_model m;
+       nn_build(&m, net, &o);
+       for (int i = 0; i < 500; i++) nn_train(&m, x, y, 4);
+       nn_save_file(&m, "xor.nn", 0);
+       nn_free(&m);
+       nn_load_file(&m, "xor.nn", NULL);
+       nn_infer(&m, x, out, 4);
+
+   In C++11 and older dialects, where rows cannot be designated, the same model is text:
+
+       nn_build_text(&m, "input in - shape=2; dense a in units=16 act=tanh;"
+                         "dense head a units=1 act=sigmoid", &o);
+
+   Check the result of every call that returns int: 0 is success. Give nn_opts.why a buffer and
+   print it.
+
+   >>manual --------------------------------------------------------------------------------------
+
+   1. Conventions
+
+   Images are [H,W,C], channels last, batches in front. Weights are given, returned and stored in
+   PyTorch's shapes and order: dense [out,in], conv2d [out, in / groups, kh, kw]. All sizes are
+   int32; memory is counted in bytes. Every call that can fail returns 0 or a negative NN_ERR_
+   value and writes one sentence that names the row and the numbers to nn_opts.why. NULL for an
+   optional pointer means what its comment says; NULL for m, x, y or rows where not allowed is an
+   error, not undefined. There are no mutable globals: two models may be used in two threads; one
+   model is used by one thread at a time. After nn_build or nn_load nothing allocates, and no call
+   can run out of memory.
+
+   2. Rows
+
+   The first row is the input; every other row reads the row above it, or the row named by .from,
+   and further inputs named by .with. A row without a name is called by its stem and the running
+   count of its op: conv1, conv2, dense1. The last row is the output.
+
+     op                 stem     fields                                     tensors
+     NN_INPUT           input    shape type order scale mean std
+     NN_DENSE           dense    units act slope no_bias                    weight [out,in]
+                                                                            bias [out]
+     NN_CONV2D          conv     units act slope kernel stride dilation     weight [out,in/g,kh,kw]
+                                 pad groups no_bias                         bias [out]
+     NN_MAXPOOL2D       pool     kernel stride pad
+     NN_AVGPOOL2D       avgpool  kernel stride pad count_pad
+     NN_GLOBALAVGPOOL   gap
+     NN_BATCHNORM       norm     eps momentum biased act slope              weight bias running_mean
+                                                                            running_var, all [C]
+     NN_DROPOUT         dropout  rate
+     NN_FLATTEN         flatten  order
+     NN_ADD             add      act slope   (with names the other operands)
+     NN_ACTIVATION      act      act slope
+
+   Every row also takes name, from and share; rows with tensors take lr and no_decay.
+
+     dense       acts on the last dimension: y[..., o] = act(sum_i x[..., i] w[o, i] + b[o])
+     conv2d      cross-correlation, y[oy, ox, o] =
+                 act(b[o] + sum x[oy * s - pad + kh * d, ..., ci] w[o, ci, kh, kw]);
+                 output size floor((in + pads - d (k - 1) - 1) / s) + 1
+     pools       the same size rule; padding never wins a maximum; an average divides by the
+                 elements inside the image, or by kh * kw with count_pad. Pads must be smaller than
+                 the kernel
+     gap         mean over H and W: [C]
+     batchnorm   over the last dimension. While its row trains: batch mean and biased batch
+                 variance, and the running statistics move once an update; frozen or in inference: the running
+                 statistics. Shared rows share the statistics too
+     dropout     while training and above the lowest trainable row: zero with probability rate, else
+                 x / (1 - rate); else nothing
+     flatten     [H,W,C] or [T,C] to [N], as it lies; order = NN_CHW: as [C,H,W], when the next
+                 row's weights were trained on channels first
+     add         sum of inputs of one shape, in the order from, with...
+     softmax     over the last dimension
+
+   3. Losses, from logits
+
+     NN_MSE            mean over samples and outputs of (y - t)^2
+     NN_BCE            mean of -(t log s(z) + (1 - t) log(1 - s(z))), targets 0 to 1
+     NN_CROSS_ENTROPY  mean over samples (and positions) of -log softmax(z)[label], labels int32
+
+   When the last row ends in sigmoid (BCE) or softmax (cross-entropy) the loss takes the value
+   before that activation, while inference returns probabilities; otherwise its output is taken as
+   logits.
+
+   4. Optimizers: PyTorch's
+
+     NN_SGD    g += weight_decay p; v = momentum v + g; p -= lr v
+     NN_ADAM   g += weight_decay p; m += (1 - b1)(g - m); v = b2 v + (1 - b2) g^2;
+               p -= lr / (1 - b1^t) m / (sqrt(v / (1 - b2^t)) + eps)        NN_EPS_PYTORCH
+               p -= lr sqrt(1 - b2^t) / (1 - b1^t) m / (sqrt(v) + eps)      NN_EPS_KERAS (and ONNX)
+
+   5. Initial weights, from nn_opts.seed
+
+     NN_INIT_PYTORCH   weight and bias uniform in +-1 / sqrt(fan_in)
+     NN_INIT_KERAS     weight uniform in +-sqrt(6 / (fan_in + fan_out)), bias zero
+     batchnorm         weight 1, bias 0, running_mean 0, running_var 1
+
+   6. Fine-tuning
+
+   nn_opts.train decides: NULL for inference, "*" for everything, or patterns of row names such as
+   "head" or "conv3* head". All other rows are frozen, and frozen means inference: batch norm uses
+   its running statistics and does not move them, dropout below the lowest trainable row is off. A
+   frozen trunk is a pure function, so its output can be computed once per sample (nn_infer_to) and
+   trained on many times (nn_train_from): the same result, a fraction of the work. nn_snapshot
+   before and nn_rollback after let a device keep an update only when it helped.
+
+   7. Memory
+
+   Everything lies in one block: the caller's or one malloc. nn_memory says how many bytes,
+   exactly, the same number on every machine. Buffers are reused as soon as their content is dead,
+   activations are computed in place, and a max pool after a convolution is computed with it, so
+   that the large map never exists. Only tensors that train have gradients and optimizer state;
+   activations are kept only for rows that train and rows above them. fuse_update drops the
+   gradients, budget splits the batch, in_place leaves frozen weights in flash.
+
+   8. The same bits everywhere
+
+   Same rows, weights, inputs and seed: the same bits, in inference and in training, on every
+   machine and compiler, because every sum has one fixed order and every product that meets a sum
+   is a fused multiply-add. Machines without such an instruction emulate it exactly; NN_FAST_MULADD
+   gives the promise up for speed there. NaN payloads are outside the promise. Do not compile with
+   -ffast-math. Sums over k run from first to last, from +0; the bias is added last. A dense row
+   with fewer than 16 outputs (or, for its input gradient, fewer than 16 inputs) and sums along a
+   vector (softmax, losses) use 16 partial sums, element i in number i mod 16, joined as halves: 8,
+   4, 2, 1. Sums over samples and positions run in index order.
+
+   9. Ops of your own
+
+   An op is a constant nn_op whose functions stand in any C file that includes this header; rows
+   point at it (.op = &my_op). Read >>ops for the contract. Files that use it load where NN_OPS
+   lists it.
+
+   Does not: parse Python, differentiate arbitrary code, use threads of its own, print unless
+   nn_fit or nn_print are called, read environment variables, or touch the floating-point
+   environment.
+
+   >>format --------------------------------------------------------------------------------------
+
+   A model file is a .safetensors file that any reader of that format opens, within these rules
+   (version 1.0).
+
+     0      u64 little-endian N, length of the header
+     8      N bytes of JSON, ASCII, padded with spaces so that 8 + N is a multiple of 64
+     8 + N  the tensors, back to back; the file ends with the last
+
+     {"__metadata__":{"nn.crc32":"xxxxxxxx","nn.version":"1.0","nn.kind":"model","nn.graph":"1;...",
+     "format":"pt"},"conv1.weight":{"dtype":"F32","shape":[32,3,3,3],"data_offsets":[0,3456]},...}
+
+   nn.crc32 is the CRC-32 (ISO-HDLC, as zlib's) of the whole file with its eight digits, which
+   always stand at offset 37, set to '0'. A file with any nn. key must have it; one without is a
+   plain state dict, for nn_load_params. Tensors are ordered by falling alignment of their size (up
+   to 64 bytes), then as the rows are, so that a tensor of 64 n bytes starts at a multiple of 64
+   without padding. Names and layouts are PyTorch's. nn.kind is model or train; a train file adds
+   nn.train and opt.mom/NAME, opt.m/NAME, opt.v/NAME. nn.req lists features a reader must know;
+   this one knows none.
+
+   Rows as text (nn.graph and nn_build_text): rows are joined by ';', the first may be the version
+   "1". A row is
+
+     op name input[,input] key=value ...
+     input x - shape=32,32,3 type=u8; conv2d c1 x units=32 kernel=3,3
+
+   with the field names above as keys, several values joined by commas, names for type (f32, u8),
+   order (hwc, chw) and act (linear, relu, leaky_relu, sigmoid, tanh, softmax), and reals as
+   decimals or, exactly, as x and the eight hex digits of their bits; files hold only the latter.
+   '-' stands for no input. share=name works as in rows. Keys beginning with '_' are ignored.
+
+   >>config: define before the implementation ----------------------------------------------------
+
+     NN_STATIC         everything static: a private copy in this file
+     NN_NO_TRAIN       no training, losses or optimizers
+     NN_NO_STDIO       no files by path, no printing to stdout
+     NN_NO_MALLOC      no malloc: nn_opts.memory must be given
+     NN_NO_LIBC        no C library header but stdint, stddef, stdarg, float and limits; implies the
+                       two above
+     NN_NO_STRINGS     no error sentences, no nn_print
+     NN_NO_SIMD        plain C kernels compiled with the file's own flags only
+     NN_FAST_MULADD    without a fused multiply-add instruction: a * b + c (gives up equal bits)
+     NN_OPS            ops that text and files may name: #define NN_OPS NN_INPUT, NN_DENSE
+     NN_MALLOC, NN_FREE, NN_MEMCPY, NN_MEMSET    replacements of the C library's
+     NN_SYNC(file), NN_TERMINAL(), NN_RENAME(from, to)    the same, together
+     NN_HEADER         name of this file for its own #include, default "nn.h"
+
+   >>changes -------------------------------------------------------------------------------------
+
+     0.1.0  first version
+*/
+
+/* ==========================================================================================
+   Part 2: interface
+   ========================================================================================== */
+#ifndef NN_H
+#define NN_H
+
+/* >>version ---------------------------------------------------------------------------------- */
+#define NN_VERSION "0.1.0"
+#define NN_FORMAT_VERSION "1.0" /* of model files; see >>format */
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__cplusplus) && !defined(NN_STATIC)
+extern "C" {
+#endif
+
+#ifndef NNDEF
+#ifdef NN_STATIC
+#if defined(__GNUC__)
+#define NNDEF static __attribute__((unused))
+#else
+#define NNDEF static
+#endif
+#else
+#define NNDEF extern
+#endif
+#endif
+
+/* A memory block must start at a multiple of this: NN_ALIGN static unsigned char block[5000]; */
+#define NN_ALIGNMENT 16
+#if defined(__GNUC__)
+#define NN_ALIGN __attribute__((aligned(16)))
+#elif defined(_MSC_VER)
+#define NN_ALIGN __declspec(align(16))
+#else
+#define NN_ALIGN
+#endif
+
+/* >>types ------------------------------------------------------------------------------------ */
+
+/* Every call that can fail returns 0 or one of these; with NN_STRINGS a sentence goes to
+   nn_opts.why. */
+#define NN_ERRORS(X)                                                                              \
+    X(ROW, -1, "a row of the table is wrong")                                                     \
+    X(OPTION, -2, "an option is wrong or does not fit the rows")                                  \
+    X(MEMORY, -3, "the block is too small, or malloc failed")                                     \
+    X(ALIGN, -4, "a pointer is not aligned as it must be")                                        \
+    X(CALL, -5, "the model was not planned for this call, or an argument is wrong")               \
+    X(NAME, -6, "no row or tensor has this name")                                                 \
+    X(LABEL, -7, "a label or target is out of range")                                             \
+    X(NAN, -8, "the loss is not finite; the parameters are as they were")                         \
+    X(IO, -9, "reading or writing failed")                                                        \
+    X(CANCELLED, -10, "a callback asked to stop")                                                 \
+    X(FLOAT, -11, "this program's floating point does not round as C says (-ffast-math?)")        \
+    X(FILE_SHORT, -20, "the file is shorter than its header says")                                \
+    X(FILE_SYNTAX, -21, "the header is not the strict JSON of a safetensors file")                \
+    X(FILE_META, -22, "the metadata is wrong")                                                    \
+    X(FILE_DTYPE, -23, "a tensor has an unknown type, or a dimension out of range")               \
+    X(FILE_SIZE, -24, "the bytes of a tensor do not fit its shape")                               \
+    X(FILE_ORDER, -25, "tensors overlap or leave a hole")                                         \
+    X(FILE_END, -26, "the file does not end at its last tensor")                                  \
+    X(FILE_TAIL, -27, "something follows the header's closing brace")                             \
+    X(FILE_CRC, -28, "the checksum is wrong")                                                     \
+    X(FILE_TENSOR, -29, "a tensor is missing, double, unknown or of another shape")               \
+    X(FILE_GRAPH, -30, "the rows in the file are wrong")                                          \
+    X(FILE_VERSION, -31, "the file needs a newer reader")
+
+enum {
+    NN_OK = 0,
+#define NN__X(name, value, text) NN_ERR_##name = value,
+    NN_ERRORS(NN__X)
+#undef NN__X
+    NN_ERR_LAST = -1000
+};
+
+/* Element types of an input row, activations, orders, losses and optimizers. The first of each is
+   what zero means. */
+enum { NN_F32 = 0, NN_U8 = 1 };
+enum { NN_HWC = 0, NN_CHW = 1 };
+enum { NN_LINEAR = 0, NN_RELU, NN_LEAKY_RELU, NN_SIGMOID, NN_TANH, NN_SOFTMAX };
+enum { NN_NO_LOSS = 0, NN_MSE, NN_BCE, NN_CROSS_ENTROPY };
+enum { NN_SGD = 0, NN_ADAM };
+enum { NN_EPS_PYTORCH = 0, NN_EPS_KERAS };
+enum { NN_INIT_PYTORCH = 0, NN_INIT_KERAS };
+
+typedef struct nn_op nn_op;
+typedef struct nn_model nn_model;
+typedef struct nn_progress nn_progress;
+
+/* One row of a model. Zero means the default of every field; a field set on a row whose op ignores
+   it is an error. Which op reads which field stands in >>manual. Rows are not copied: they outlive
+   the model. */
+typedef struct nn_layer {
+    const nn_op *op;   /* NN_DENSE, NN_CONV2D, ...; NULL ends the table */
+    const char *name;  /* of the row, [A-Za-z0-9._/-], at most 127 bytes; NULL: stem and count
+                          ("conv1") */
+    const char *from;  /* name of the row whose output is the input; NULL: the row above */
+    const char *with;  /* names of further inputs, separated by spaces (add); NULL: none */
+    const char *share; /* use that row's tensors of the same suffix and shape; NULL: own tensors */
+
+    int32_t shape[3];  /* input: {H,W,C} or {N}; unused dimensions are zero */
+    int32_t type;      /* input: NN_F32 (0) or NN_U8 */
+    int32_t order;     /* NN_HWC (0) or NN_CHW. input: how the caller's samples lie; flatten: the
+                          order in which the weights of the next row count their inputs */
+    float scale;       /* input: y = (x * scale - mean[c]) / std[c]; 0: 1 */
+    float mean[4];     /* input: by channel; 0: none. Needs at most 4 channels */
+    float std[4];      /* input: by channel; 0: 1 */
+
+    int32_t units;     /* dense: outputs; conv2d: output channels. Required */
+    int32_t act;       /* activation after the row: NN_LINEAR (0), NN_RELU, ... */
+    float slope;       /* NN_LEAKY_RELU's slope for x <= 0; 0: 0.01 */
+    int32_t kernel[2]; /* height, width; a zero width: the height. Required for conv2d and pools */
+    int32_t stride[2]; /* 0: 1 for conv2d, the kernel's size for pools; a zero second one: the
+                          first */
+    int32_t dilation[2]; /* 0: 1; a zero second one: the first */
+    int32_t pad[4];      /* top, left, bottom, right; 0: none */
+    int32_t groups;      /* conv2d: 0: 1. groups == input channels is a depthwise convolution */
+    int32_t no_bias;     /* dense, conv2d: 1: no bias */
+    float eps;           /* batchnorm: added to the variance; 0: 1e-5 */
+    float momentum;      /* batchnorm: weight of the new batch in the running statistics, as
+                            PyTorch's (Keras' 0.99 is 0.01 here); 0: 0.1 */
+    int32_t biased;      /* batchnorm: running variance from 0: n - 1 (PyTorch), 1: n (Keras) */
+    float rate;          /* dropout: probability of dropping, 0 < rate < 1. Required */
+    int32_t count_pad;   /* avgpool2d: 1: padding counts in the mean (PyTorch's default); 0: it
+                            does not */
+    float lr;            /* factor on the learning rate of this row; 0: 1 */
+    int32_t no_decay;    /* 1: no weight decay on this row */
+} nn_layer;
+
+/* Called between backward and update with all gradients as one flat array (order opaque, equal for
+   equal rows and options), to average them over machines for example. Non-zero: the step ends,
+   nothing is updated, and that value is returned. */
+typedef int nn_grad_hook(void *user, float *grad, uint32_t count);
+
+/* Receives what nn_save and nn_print write, piece by piece. Returns 0, or non-zero to stop. */
+typedef int nn_write_fn(void *user, const void *bytes, size_t size);
+
+/* Options of nn_build and nn_load. Zero-initialise; every zero is a sensible default. */
+typedef struct nn_opts {
+    void *memory;        /* block for everything, aligned to NN_ALIGNMENT; NULL: one malloc (an
+                            error under NN_NO_MALLOC). Outlives the model */
+    size_t memory_size;  /* its bytes; nn_memory says how many it takes */
+    int32_t batch;       /* largest number of samples in one training step, and how many inference
+                            takes at once (more are taken in turns); 0: 1 */
+    int64_t budget;      /* bytes the block may take: the batch is split into micro-batches until
+                            it fits (the same result); 0: no bound */
+    const char *train;   /* NULL: inference; "*": everything; "head" or "conv3* head": these rows,
+                            the rest frozen. A pattern that matches no row with parameters is an
+                            error */
+    int32_t loss;        /* NN_MSE, NN_BCE, NN_CROSS_ENTROPY; required to train or nn_eval */
+    int32_t optimizer;   /* NN_SGD (0) or NN_ADAM */
+    float lr;            /* learning rate; required with something to train */
+    float momentum;      /* SGD; 0: none */
+    float beta1, beta2;  /* Adam; 0: 0.9 and 0.999 */
+    float eps;           /* Adam; 0: 1e-8, or 1e-7 with NN_EPS_KERAS */
+    int32_t eps_mode;    /* NN_EPS_PYTORCH (0): sqrt(v / (1 - b2^t)) + eps; NN_EPS_KERAS: sqrt(v) +
+                            eps */
+    float weight_decay;  /* L2, added to the gradient as PyTorch does; 0: none */
+    uint64_t seed;       /* of initial weights, dropout and shuffling */
+    int32_t init;        /* NN_INIT_PYTORCH (0) or NN_INIT_KERAS */
+    int32_t fuse_update; /* 1: weights change during backward and no gradient is kept (the least
+                            memory); refused where something needs the gradient */
+    int32_t input_grad;  /* 1: nn_backward can return the gradient of the input */
+    int32_t in_place;    /* 1: tensors that do not train are used where they lie, in opts.weights
+                            or in the file image given to nn_load, which then outlives the model;
+                            0: copied */
+    int32_t resume;      /* nn_load: 1: continue the training stored in the file: optimizer state,
+                            step, seed, and every option that is zero here; a disagreement is an
+                            error */
+    const void *weights; /* nn_build: all tensors as float32 in row order and PyTorch's layouts,
+                            aligned to 4; NULL: initial values from the seed */
+    size_t weights_size; /* its bytes, checked */
+    nn_grad_hook *hook;  /* NULL: none */
+    void *hook_user;
+    char *why;           /* error sentences are written here, ended by a zero byte; NULL: none.
+                            Outlives the model */
+    size_t why_size;
+} nn_opts;
+
+/* One step of the plan. Commands hold no pointers: x, y and the others are byte offsets into the
+   block, or one of the NN_AT_ values. What a field is for a given command stands in >>plan. */
+typedef struct nn_cmd {
+    uint8_t what;  /* NN__FORWARD and so on */
+    uint8_t flags; /* NN__TRAINING and so on */
+    uint16_t row;
+    uint32_t x, y, dx, dy, keep, tmp, x2;
+} nn_cmd;
+
+#define NN_AT_NONE 0xFFFFFFFFu  /* not there */
+#define NN_AT_INPUT 0xFFFFFFFEu /* the caller's samples */
+
+/* What planning found out about a row. */
+typedef struct nn_row {
+    int32_t dim[3];   /* output shape {H,W,C}, {T,C} or {N}; unused dimensions: 1 at the front */
+    uint8_t ndim;     /* how many of them the row really has */
+    uint8_t act;      /* activation that the row applies itself */
+    uint8_t inputs;   /* how many */
+    uint8_t tensors;  /* how many */
+    uint16_t input;   /* first input: index into the list of inputs */
+    uint16_t tensor;  /* first tensor: index into the list of tensors */
+    uint16_t act_row; /* row whose slope the activation reads (itself, or one folded into it) */
+    uint16_t fused;   /* max pool done inside this convolution, or its own index */
+    uint32_t flags;   /* NN__TRAINS and so on, see >>plan */
+} nn_row;
+
+/* A parameter or running statistic. dim is PyTorch's shape; the memory layout is opaque. */
+typedef struct nn_tensor {
+    uint32_t offset; /* of the values, in bytes, in the block, the image or the parent's block */
+    uint32_t grad;   /* of the gradient, in the block; NN_AT_NONE: none */
+    uint32_t state;  /* of momentum or Adam's m (v follows it), in the block; NN_AT_NONE: none */
+    uint32_t count;  /* elements */
+    int32_t dim[4];
+    uint16_t row;    /* first row that uses it */
+    uint16_t alias;  /* itself, or the tensor that this one shares */
+    uint8_t ndim, suffix, layout, flags;
+} nn_tensor;
+
+/* A model: caller-owned, never copied by assignment, zeroed by nn_free. Fields are for reading,
+   except opts.lr, which may be changed between steps. */
+struct nn_model {
+    nn_opts opts;            /* with defaults filled in */
+    const nn_layer *rows;
+    unsigned char *block;    /* everything below lies in it */
+    size_t block_size;       /* bytes in use: what nn_memory said */
+    void *owned, *owned_file; /* what nn_free frees */
+    const unsigned char *image;  /* read-only weights (NN__IMAGE), or NULL */
+    const unsigned char *parent; /* block of the model this one was cloned from, or NULL */
+    const struct nn_kernels *kernels;
+    nn_row *row;             /* [row_count] */
+    uint16_t *input;         /* [input_count] rows that are inputs of rows */
+    nn_tensor *tensor;       /* [tensor_count] */
+    nn_cmd *cmd;             /* inference, then forward, backward, update */
+    uint32_t row_count, input_count, tensor_count;
+    uint32_t infer_count, forward_count, backward_count, update_count;
+    uint32_t grad_offset, grad_count; /* the flat gradient, in bytes and floats */
+    uint32_t state_offset, state_count;
+    uint32_t moves_end;      /* tensors that training changes end here */
+    uint32_t loss_offset;    /* float[batch], the loss of every sample */
+    int32_t micro;           /* samples the buffers hold; less than opts.batch under a budget */
+    int32_t in_size, out_size; /* elements of one sample's input and output */
+    uint64_t step;           /* updates done */
+    uint64_t beta1_power, beta2_power; /* beta^step as Q63 fractions */
+    float loss;              /* mean loss of the last nn_train, nn_forward or nn_eval */
+    int32_t correct;         /* right answers of the last nn_train, nn_forward or nn_eval */
+    struct {                 /* what is being executed */
+        int (*exec)(nn_model *m);
+        const unsigned char *data, *x, *target; /* the caller's; x: of the first sample of this
+                                                   turn */
+        const float *features; /* the caller's, when a run begins behind a frozen row */
+        float *y, *dx;
+        size_t feature_size, leave_size; /* elements of a sample that enter and leave */
+        uint32_t enter, leave;   /* where they do */
+        uint32_t start, pc, turn_end, end; /* commands: first of a turn, next, behind a turn,
+                                              behind all */
+        int32_t n, at, count;    /* samples: of this turn, before it, in all */
+        int32_t first;           /* number of the first sample within the data set */
+        uint32_t period, epoch;  /* samples in the data set when they are shuffled, else 0; key of
+                                    the order */
+        uint32_t sample, accumulated; /* samples of this step before this turn; since the last
+                                         update */
+        uint64_t step;           /* of the masks */
+        int forward_done;        /* 1: nn_forward was called, 2: with a target */
+    } run;
+};
+
+/* What nn_fit does; zero-initialise. */
+typedef struct nn_fit_opts {
+    const void *x;        /* [n] samples of the input row's type and shape (of row from's output,
+                             float) */
+    const void *y;        /* [n] targets: float[outputs] for MSE and BCE, int32_t labels for
+                             cross-entropy */
+    int32_t n;
+    const void *x_val, *y_val; /* held-out samples; NULL: none */
+    int32_t n_val;
+    int32_t epochs;       /* 0: 1 */
+    int32_t no_shuffle;   /* 1: samples in the order given, every epoch */
+    const char *from;     /* x are outputs of this frozen row (nn_infer_to); NULL: x are inputs */
+    int32_t quiet;        /* 1: print nothing */
+    /* Called after every step (epoch_end 0) and every epoch (1); non-zero cancels: nn_fit returns
+       NN_ERR_CANCELLED and the model is as the last step left it. NULL: none. */
+    int (*progress)(void *user, const nn_progress *p);
+    void *user;
+} nn_fit_opts;
+
+struct nn_progress {
+    nn_model *model;
+    int32_t epoch, epochs, step, steps; /* counted from 1 */
+    int32_t epoch_end;
+    float loss, accuracy;         /* means over the epoch so far; accuracy is NaN under MSE */
+    float loss_val, accuracy_val; /* at the end of an epoch with held-out samples, else NaN */
+};
+
+/* >>api -------------------------------------------------------------------------------------- */
+
+/* Bytes of the block that nn_build needs for these rows and options: exact, and the same on every
+   machine. Negative: an error, with its sentence in o->why. Under NN_NO_MALLOC planning itself
+   happens in o->memory, which must be given, and the result counts that too. O(rows^2). */
+NNDEF int64_t nn_memory(const nn_layer *rows, const nn_opts *o);
+NNDEF int64_t nn_memory_text(const char *text, const nn_opts *o);
+NNDEF int64_t nn_memory_file(const void *image, size_t size, const nn_opts *o);
+
+/* Checks rows, plans, and sets initial values. o NULL: inference, malloc. On error *m is zeroed
+   and holds nothing. After success nothing allocates until nn_free. */
+NNDEF int nn_build(nn_model *m, const nn_layer *rows, const nn_opts *o);
+
+/* The same for rows as text (>>format): "input x - shape=10; dense h x units=64 act=relu". The
+   text is copied into the block. */
+NNDEF int nn_build_text(nn_model *m, const char *text, const nn_opts *o);
+
+/* Builds the model that a file image of size bytes describes (>>format). The image may be freed
+   afterwards unless o->in_place is set. Any byte of it may be hostile. */
+NNDEF int nn_load(nn_model *m, const void *image, size_t size, const nn_opts *o);
+
+/* Reads the tensors of a file into a model that exists, by name. With allow_missing tensors of the
+   model that the file lacks, and tensors of the file that the model lacks, are left alone; missing
+   (NULL: nobody) is then told each name, prefixed by '-' or '+'. All or nothing: on error no
+   tensor changed. */
+NNDEF int nn_load_params(nn_model *m, const void *image, size_t size, int allow_missing,
+                         void (*missing)(void *user, const char *name), void *user);
+
+/* A second model with the same rows and other options (another thread's inference, say): tensors
+   that do not train there are shared with src, which must outlive it and must not train meanwhile.
+   */
+NNDEF int nn_clone(nn_model *m, const nn_model *src, const nn_opts *o);
+
+/* Frees what nn_build or nn_load allocated and zeroes *m. NULL and a zeroed model are fine. */
+NNDEF void nn_free(nn_model *m);
+
+/* Outputs of n samples: y[n][out_size]. x holds [n] samples as the input row says. Any n >= 0. */
+NNDEF int nn_infer(nn_model *m, const void *x, float *y, int n);
+
+/* Runs up to a row and returns that row's outputs; and goes on from there. Features of a frozen
+   trunk can so be computed once and kept. out, features: [n][elements of the row]. */
+NNDEF int nn_infer_to(nn_model *m, const char *row, const void *x, float *out, int n);
+NNDEF int nn_infer_from(nn_model *m, const char *row, const float *features, float *y, int n);
+
+/* Loss and right answers over n samples as inference computes them, in m->loss and m->correct. */
+NNDEF int nn_eval(nn_model *m, const void *x, const void *target, int n);
+
+#ifndef NN_NO_TRAIN
+/* One training step on n <= opts.batch samples: gradients set to zero, forward, loss, backward,
+   update. m->loss is the mean loss before the update. target: float[n][out_size] for MSE and BCE,
+   int32_t[n] (one label a position) for cross-entropy. */
+NNDEF int nn_train(nn_model *m, const void *x, const void *target, int n);
+NNDEF int nn_train_from(nn_model *m, const char *row, const float *features, const void *target,
+                        int n);
+
+/* The parts of nn_train, to accumulate gradients or to bring a loss of one's own. nn_forward:
+   outputs to y (NULL: not wanted), loss to m->loss when target is given. nn_backward adds to the
+   gradients: of the loss (dy NULL, after a forward with target) or of dy[n][out_size], the
+   gradient of y; dx[n][in_size] receives the gradient of the input (needs opts.input_grad; NULL:
+   not wanted). One micro-batch at most: n <= m->micro. nn_update takes one optimizer step. */
+NNDEF int nn_forward(nn_model *m, const void *x, const void *target, float *y, int n);
+NNDEF int nn_backward(nn_model *m, const float *dy, float *dx);
+NNDEF int nn_update(nn_model *m);
+NNDEF int nn_zero_grad(nn_model *m);
+NNDEF float *nn_flat_grad(nn_model *m, uint32_t *count); /* NULL with fuse_update or nothing to
+                                                            train */
+#endif
+
+/* Piecewise execution for watchdogs and schedulers: begin, then nn_run_some until it returns 0. It
+   executes up to k commands and returns how many are left, or an error. The result is the same. x,
+   y and target must stay until the end. */
+NNDEF int nn_begin_infer(nn_model *m, const void *x, float *y, int n);
+NNDEF int nn_run_some(nn_model *m, int k);
+#ifndef NN_NO_TRAIN
+NNDEF int nn_begin_train(nn_model *m, const void *x, const void *target, int n);
+#endif
+
+#ifndef NN_NO_TRAIN
+/* Epochs of training steps over a data set; a progress line on a terminal, plain lines elsewhere.
+   */
+NNDEF int nn_fit(nn_model *m, const nn_fit_opts *f);
+#endif
+
+/* Copies of tensors by name ("conv1.weight"), in PyTorch's shape and order; count must be its
+   elements. Optimizer state is reached as "opt.mom/NAME", "opt.m/NAME" and "opt.v/NAME". */
+NNDEF int nn_get(const nn_model *m, const char *name, float *out, size_t count);
+NNDEF int nn_set(nn_model *m, const char *name, const float *values, size_t count);
+NNDEF int nn_get_grad(const nn_model *m, const char *name, float *out, size_t count);
+
+/* Copies what training changes (trainable tensors, running statistics) to and from a buffer of the
+   caller's; nn_snapshot_size bytes. The optimizer's state is not part of it. */
+NNDEF size_t nn_snapshot_size(const nn_model *m);
+NNDEF int nn_snapshot(const nn_model *m, void *buffer, size_t size);
+NNDEF int nn_rollback(nn_model *m, const void *buffer, size_t size);
+
+/* Writes the model as a file (>>format) through write, and returns its bytes; write NULL: only
+   counts. with_training: optimizer state and counters too, so that nn_load with opts.resume
+   continues bit for bit. */
+NNDEF int64_t nn_save(const nn_model *m, int with_training, nn_write_fn *write, void *user);
+
+/* An nn_write_fn that fills memory: user points at an nn_memory_writer; full: an error. */
+typedef struct nn_memory_writer {
+    void *bytes;
+    size_t capacity, size; /* size: how many are written */
+} nn_memory_writer;
+NNDEF int nn_write_memory(void *user, const void *bytes, size_t size);
+
+#ifndef NN_NO_STDIO
+/* To and from a path. nn_save_file replaces the file atomically: PATH.tmp, flush, rename.
+   nn_load_file with in_place keeps the file in memory until nn_free. */
+NNDEF int nn_save_file(const nn_model *m, const char *path, int with_training);
+#ifndef NN_NO_MALLOC
+NNDEF int nn_load_file(nn_model *m, const char *path, const nn_opts *o);
+#endif
+#endif
+
+#ifndef NN_NO_STRINGS
+/* The rows with shapes, parameters and memory as text; write NULL: to stdout. */
+NNDEF int nn_print(const nn_model *m, nn_write_fn *write, void *user);
+#endif
+
+/* The rows as text, canonical: what a file stores. Returns its length without the zero byte; at
+   most size bytes are written. out NULL: only counts. */
+NNDEF int64_t nn_rows_text(const nn_layer *rows, char *out, size_t size);
+NNDEF uint64_t nn_rows_hash(const nn_layer *rows); /* of that text */
+
+NNDEF const char *nn_error_name(int error); /* "NN_ERR_ROW"; never NULL */
+
+/* Ops, for nn_layer.op. Only those a program names are linked. What an nn_op holds stands in
+   >>ops. */
+enum { /* arguments of nn_op.plan's needs */
+    NN_NEED_X = 1,       /* backward reads the input */
+    NN_NEED_Y = 2,       /* backward reads the output */
+    NN_IN_PLACE = 4,     /* forward may write its output over its input */
+    NN_IN_PLACE_BACK = 8, /* backward may write dx over dy */
+    NN_ALIAS = 16        /* the output is the input: no command */
+};
+
+/* What a row needs beyond its input and output; filled in by nn_op.plan. */
+typedef struct nn_need {
+    int32_t training; /* in: 1 in the training plan */
+    int32_t live;     /* in: 1 above (or at) the lowest trainable row of the training plan */
+    uint32_t flags;   /* out: NN_NEED_X and so on */
+    int64_t keep;     /* out: bytes a sample kept from forward for backward */
+    int64_t keep_fixed; /* out: bytes kept whatever the batch */
+    int64_t tmp, tmp_back; /* out: bytes of scratch during forward and backward, whatever the batch
+                              */
+} nn_need;
+
+/* What nn_op.shape reads and fills in. */
+typedef struct nn_shape {
+    const nn_layer *row;
+    int32_t inputs;
+    const nn_row *in[8];   /* the rows read */
+    nn_row *out;           /* dim and ndim to fill in; act is what the row asks for */
+    int32_t tensors;       /* out: how many of the op's suffixes the row has, from the first */
+    int32_t dim[4][4];     /* out: their shapes */
+    uint8_t tensor_ndim[4];
+    uint8_t panels[4];     /* out: 1: stored in panels of 16 outputs, see >>plan */
+    void *planner;         /* for nn_row_error */
+} nn_shape;
+
+struct nn_op {
+    const char *name;     /* in text and errors: "conv2d" */
+    const char *stem;     /* of automatic names: "conv" */
+    const char *suffixes; /* of tensors, separated by spaces: "weight bias" */
+    uint32_t fields;      /* bits of the row fields it reads, NN_F_... */
+    uint8_t inputs_min, inputs_max;
+    uint8_t running;      /* the first tensor that is a running statistic, not a parameter; 0: none
+                             */
+    uint8_t role;         /* 0; what the planner may do with a row of the header's own ops */
+    uint8_t fuses;        /* 1: backward itself updates tensor 0 under fuse_update */
+    int (*shape)(nn_shape *s);
+    void (*plan)(const nn_model *m, uint32_t row, nn_need *need);
+    void (*forward)(nn_model *m, const nn_cmd *c);
+    void (*backward)(nn_model *m, const nn_cmd *c); /* NULL under NN_NO_TRAIN */
+    void (*update)(nn_model *m, const nn_cmd *c);   /* moves running statistics; NULL: none */
+};
+
+#if defined(NN_STATIC) && defined(__cplusplus)
+#define NN__OP(name) namespace { extern const nn_op name; }
+#elif defined(NN_STATIC)
+#define NN__OP(name) static const nn_op name;
+#else
+#define NN__OP(name) extern const nn_op name;
+#endif
+NN__OP(nn_op_input)
+NN__OP(nn_op_dense)
+NN__OP(nn_op_conv2d)
+NN__OP(nn_op_maxpool2d)
+NN__OP(nn_op_avgpool2d)
+NN__OP(nn_op_globalavgpool)
+NN__OP(nn_op_batchnorm)
+NN__OP(nn_op_dropout)
+NN__OP(nn_op_flatten)
+NN__OP(nn_op_add)
+NN__OP(nn_op_activation)
+#define NN_INPUT (&nn_op_input)
+#define NN_DENSE (&nn_op_dense)
+#define NN_CONV2D (&nn_op_conv2d)
+#define NN_MAXPOOL2D (&nn_op_maxpool2d)
+#define NN_AVGPOOL2D (&nn_op_avgpool2d)
+#define NN_GLOBALAVGPOOL (&nn_op_globalavgpool)
+#define NN_BATCHNORM (&nn_op_batchnorm)
+#define NN_DROPOUT (&nn_op_dropout)
+#define NN_FLATTEN (&nn_op_flatten)
+#define NN_ADD (&nn_op_add)
+#define NN_ACTIVATION (&nn_op_activation)
+
+/* For ops of one's own: the place of an offset of a command (NULL for NN_AT_NONE), and an error of
+   shape. */
+NNDEF float *nn_at(const nn_model *m, uint32_t offset);
+NNDEF int nn_row_error(const nn_shape *s, const char *text);
+
+#if defined(__cplusplus) && !defined(NN_STATIC)
+}
+#endif
+#endif /* NN_H */
+
+/* ==========================================================================================
+   Part 3: portable implementation
+   ========================================================================================== */
+#if defined(NN_IMPLEMENTATION) && !defined(NN__IMPLEMENTED)
+#define NN__IMPLEMENTED
+
+/* >>platform ------------------------------------------------------------------------------------
+   Everything that depends on compiler, C library or target, so that the sections below need no
+   #ifdef inside a function. Refuses what would break the promise of equal bits. */
+
+#ifdef NN_NO_LIBC
+#ifndef NN_NO_STDIO
+#define NN_NO_STDIO
+#endif
+#ifndef NN_NO_MALLOC
+#define NN_NO_MALLOC
+#endif
+#endif
+
+#include <float.h>
+#include <limits.h>
+#include <stdarg.h>
+
+#if defined(__FAST_MATH__) || defined(__ASSOCIATIVE_MATH__) || defined(__RECIPROCAL_MATH__) || \
+    (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
+#error "nn.h: -ffast-math and its parts change results; compile this file without them"
+#endif
+#if defined(FLT_EVAL_METHOD) && FLT_EVAL_METHOD == 2
+#error "nn.h: x87 arithmetic rounds twice; compile with -msse2 -mfpmath=sse"
+#endif
+
+#ifndef NN_NO_LIBC
+#include <string.h>
+#ifndef NN_MEMCPY
+#define NN_MEMCPY memcpy
+#endif
+#ifndef NN_MEMSET
+#define NN_MEMSET memset
+#endif
+#endif
+#ifndef NN_NO_STDIO
+#include <stdio.h>
+/* What the C library lacks: is standard output a terminal, to disk with a file, and replacing a
+ * file. */
+#ifndef NN_SYNC
+#if defined(_WIN32)
+#include <io.h>
+#define NN_SYNC(file) _commit(_fileno(file))
+#define NN_TERMINAL() _isatty(1)
+#ifdef __cplusplus
+extern "C"
+#endif
+    __declspec(dllimport) int __stdcall MoveFileExA(const char *from, const char *to,
+                                                    unsigned long flags);
+#define NN_RENAME(from, to)                                               \
+    (MoveFileExA(from, to, 1 | 8) ? 0 : -1) /* replace, and write through \
+                                             */
+#elif defined(__unix__) || defined(__APPLE__)
+#include <unistd.h>
+#if defined(__STRICT_ANSI__) && !defined(__cplusplus)
+extern int fsync(int);
+extern int fileno(FILE *);
+#endif
+#define NN_SYNC(file) fsync(fileno(file))
+#define NN_TERMINAL() isatty(1)
+#define NN_RENAME(from, to) rename(from, to)
+#else
+#define NN_SYNC(file) 0
+#define NN_TERMINAL() 0
+#define NN_RENAME(from, to) (remove(to), rename(from, to))
+#endif
+#endif
+#endif
+#ifdef NN_NO_MALLOC
+#undef NN_MALLOC
+#undef NN_FREE
+#define NN_MALLOC(size) ((void)(size), (void *)NULL)
+#define NN_FREE(p) ((void)(p))
+#define NN__PLANS_IN_BLOCK 1
+#else
+#define NN__PLANS_IN_BLOCK 0
+#ifndef NN_MALLOC
+#include <stdlib.h>
+#define NN_MALLOC malloc
+#define NN_FREE free
+#endif
+#endif
+
+#if defined(__SSE__) || defined(_M_X64) || (defined(_M_IX86_FP) && _M_IX86_FP >= 1)
+#include <xmmintrin.h>
+#define NN__SQRT_SSE 1
+#endif
+#if (defined(__x86_64__) || defined(__i386__)) && defined(__clang__)
+#include <immintrin.h>
+#elif defined(_MSC_VER) && defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+#if defined(__GNUC__) || defined(__clang__)
+#define NN__UNUSED __attribute__((unused))
+#define NN__INLINE static inline __attribute__((unused, always_inline))
+#elif defined(_MSC_VER)
+#define NN__UNUSED
+#define NN__INLINE static __forceinline
+#else
+#define NN__UNUSED
+#define NN__INLINE static inline
+#endif
+
+/* gcc in gnu modes contracts a * b + c across statements. No such expression exists below; this
+   guards against one that slips in. */
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC push_options
+#pragma GCC optimize("fp-contract=off")
+#elif defined(__clang__)
+#pragma STDC FP_CONTRACT OFF
+#endif
+
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+#define NN__BIG_ENDIAN 1
+#else
+#define NN__BIG_ENDIAN 0
+#endif
+
+#ifdef NN_NO_TRAIN
+#define NN__TRAIN_ONLY(f) NULL
+#define NN__CAN_TRAIN 0
+#else
+#define NN__TRAIN_ONLY(f) f
+#define NN__CAN_TRAIN 1
+#endif
+
+/* Around a constant that was declared before: in C++ a static one cannot be. */
+#if defined(NN_STATIC) && defined(__cplusplus)
+#define NN__CONSTANT_BEGIN namespace {
+#define NN__CONSTANT_END }
+#elif defined(NN_STATIC)
+#define NN__CONSTANT_BEGIN static
+#define NN__CONSTANT_END
+#else
+#define NN__CONSTANT_BEGIN
+#define NN__CONSTANT_END
+#endif
+
+#ifdef NN_NO_LIBC
+#ifndef NN_MEMCPY
+static void nn__memcpy(void *to, const void *from, size_t n) {
+    size_t i;
+    for (i = 0; i < n; i++) ((unsigned char *)to)[i] = ((const unsigned char *)from)[i];
+}
+#define NN_MEMCPY nn__memcpy
+#endif
+#ifndef NN_MEMSET
+static void nn__memset(void *to, int value, size_t n) {
+    size_t i;
+    for (i = 0; i < n; i++) ((unsigned char *)to)[i] = (unsigned char)value;
+}
+#define NN_MEMSET nn__memset
+#endif
+#endif
+
+/* >>util ----------------------------------------------------------------------------------------
+   Names, checked sizes, bytes, and the sentence of an error. Uses nothing. */
+
+#define NN__LANES 16 /* of ordered sums along a vector; part of the meaning of results */
+#define NN__ROW_BYTES \
+    184              /* sizeof(nn_layer) with 64-bit pointers: rows in a block count as these */
+#define NN__TEXT 192 /* bytes of a sentence, at most */
+#define NN__NAME_MAX 127
+
+typedef char nn__check_row_size[sizeof(void *) == 8 ? (sizeof(nn_layer) == NN__ROW_BYTES ? 1 : -1)
+                                                    : (sizeof(nn_layer) <= NN__ROW_BYTES ? 1 : -1)];
+typedef char nn__check_cmd_size
+    [sizeof(nn_cmd) == 32 && sizeof(nn_row) == 28 && sizeof(nn_tensor) == 40 ? 1 : -1];
+
+#define NN__LIMIT \
+    ((int64_t)1 << 40) /* no size passes this: products of two int32 cannot overflow int64 */
+
+NN__INLINE int64_t nn__round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+NN__INLINE int64_t nn__min64(int64_t a, int64_t b) { return a < b ? a : b; }
+NN__INLINE int32_t nn__min(int32_t a, int32_t b) { return a < b ? a : b; }
+NN__INLINE int32_t nn__max(int32_t a, int32_t b) { return a > b ? a : b; }
+NN__INLINE int32_t nn__or1(int32_t a) { return a ? a : 1; }
+
+/* a * b, or NN__LIMIT when that is passed; both at most NN__LIMIT and not negative. */
+static int64_t nn__times(int64_t a, int64_t b) {
+    if (a > 0 && b > NN__LIMIT / a) return NN__LIMIT;
+    return a * b;
+}
+
+static size_t nn__strlen(const char *s) {
+    size_t n = 0;
+    while (s[n]) n++;
+    return n;
+}
+
+/* Is word[0..n) the string s? */
+static int nn__is(const char *s, const char *word, size_t n) {
+    size_t i;
+    for (i = 0; i < n; i++)
+        if (s[i] == 0 || s[i] != word[i]) return 0;
+    return s[n] == 0;
+}
+
+static int nn__same(const char *a, const char *b) { return nn__is(a, b, nn__strlen(b)); }
+
+/* Next word of a list separated by spaces: moves *s behind it, returns its start and length, or
+ * NULL. */
+static const char *nn__word(const char **s, size_t *n) {
+    const char *start = *s;
+    while (*start == ' ') start++;
+    *n = 0;
+    while (start[*n] && start[*n] != ' ') ++*n;
+    *s = start + *n;
+    return *n ? start : NULL;
+}
+
+static uint32_t nn__get32(const unsigned char *p) {
+    return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
+}
+
+static void nn__put32(unsigned char *p, uint32_t v) {
+    p[0] = (unsigned char)v;
+    p[1] = (unsigned char)(v >> 8);
+    p[2] = (unsigned char)(v >> 16);
+    p[3] = (unsigned char)(v >> 24);
+}
+
+/* Text written piece by piece into a buffer that may be too small or missing: len counts on. */
+typedef struct nn__text {
+    char *out;
+    size_t size, len;
+    void (*sink)(void *user, const char *s, size_t n); /* receives it instead; NULL: out does */
+    void *user;
+} nn__text;
+
+static nn__text nn__text_to(char *out, size_t size) {
+    nn__text t;
+    t.out = out;
+    t.size = size;
+    t.len = 0;
+    t.sink = NULL;
+    t.user = NULL;
+    return t;
+}
+
+static void nn__put(nn__text *t, const char *s, size_t n) {
+    size_t i;
+    if (t->sink) t->sink(t->user, s, n);
+    for (i = 0; i < n; i++, t->len++)
+        if (t->out && t->len < t->size) t->out[t->len] = s[i];
+}
+
+static void nn__puts(nn__text *t, const char *s) { nn__put(t, s, nn__strlen(s)); }
+
+static void nn__putd(nn__text *t, int64_t v) {
+    char digit[20];
+    size_t n = sizeof digit;
+    uint64_t u = v < 0 ? (uint64_t)0 - (uint64_t)v : (uint64_t)v;
+    do {
+        digit[--n] = (char)('0' + u % 10);
+        u /= 10;
+    } while (u);
+    if (v < 0) nn__put(t, "-", 1);
+    nn__put(t, digit + n, sizeof digit - n);
+}
+
+static void nn__putx(nn__text *t, uint32_t v) {
+    int shift;
+    for (shift = 28; shift >= 0; shift -= 4) nn__put(t, &"0123456789abcdef"[v >> shift & 15], 1);
+}
+
+/* The name of row i: its own, or stem and count. O(i). */
+static void nn__put_name(nn__text *t, const nn_layer *rows, uint32_t i) {
+    uint32_t j;
+    int count = 1;
+    if (rows[i].name) {
+        nn__puts(t, rows[i].name);
+        return;
+    }
+    for (j = 0; j < i; j++) count += rows[j].op == rows[i].op;
+    nn__puts(t, rows[i].op->stem);
+    nn__putd(t, count);
+}
+
+#ifndef NN_NO_STRINGS
+static void nn__put_shape(nn__text *t, const nn_row *r) {
+    int i;
+    for (i = 3 - r->ndim; i < 3; i++) {
+        if (i > 3 - r->ndim) nn__put(t, "x", 1);
+        nn__putd(t, r->dim[i]);
+    }
+}
+
+/* Formats %d int, %D int64_t, %s string, %S nn_row's shape, %R rows and index of a row,
+   %N the same, the name only. */
+static void nn__format(nn__text *t, const char *f, va_list arg) {
+    for (; *f; f++) {
+        if (*f != '%') {
+            nn__put(t, f, 1);
+            continue;
+        }
+        f++;
+        if (*f == 'd') nn__putd(t, va_arg(arg, int));
+        if (*f == 'D') nn__putd(t, va_arg(arg, int64_t));
+        if (*f == 's') nn__puts(t, va_arg(arg, const char *));
+        if (*f == 'S') nn__put_shape(t, va_arg(arg, const nn_row *));
+        if (*f == 'R' || *f == 'N') {
+            const nn_layer *rows = va_arg(arg, const nn_layer *);
+            uint32_t i = va_arg(arg, uint32_t);
+            if (*f == 'R') {
+                nn__puts(t, "row ");
+                nn__putd(t, i);
+                if (!rows[i].op) continue;
+                nn__puts(t, " (");
+                nn__puts(t, rows[i].op->name);
+                nn__puts(t, " \"");
+            }
+            nn__put_name(t, rows, i);
+            if (*f == 'R') nn__puts(t, "\")");
+        }
+    }
+}
+#endif
+
+/* The options given, or none. */
+static nn_opts nn__given(const nn_opts *o) {
+    nn_opts none;
+    if (o) return *o;
+    NN_MEMSET(&none, 0, sizeof none);
+    return none;
+}
+
+/* Writes the sentence of an error to o->why and returns the code. */
+#ifndef NN_NO_STRINGS
+static int nn__fail(const nn_opts *o, int code, const char *format, ...) {
+    nn__text t;
+    va_list arg;
+    if (!o || !o->why || !o->why_size) return code;
+    t = nn__text_to(o->why, o->why_size - 1);
+    va_start(arg, format);
+    nn__format(&t, format, arg);
+    va_end(arg);
+    t.out[t.len < t.size ? t.len : t.size] = 0;
+    return code;
+}
+#define NN__FAIL nn__fail
+#else
+NN__UNUSED static int nn__fail(const nn_opts *o, int code, const char *format, ...) {
+    (void)o, (void)format;
+    return code;
+}
+#define NN__FAIL(o, code, ...) ((void)sizeof nn__fail(o, code, __VA_ARGS__), (int)(code))
+#endif
+
+#ifndef NN_NO_STRINGS
+NNDEF const char *nn_error_name(int error) {
+    switch (error) {
+    case NN_OK: return "NN_OK";
+#define NN__X(name, value, text) \
+    case value: return "NN_ERR_" #name;
+        NN_ERRORS(NN__X)
+#undef NN__X
+    default: return "NN_ERR_?";
+    }
+}
+#else
+NNDEF const char *nn_error_name(int error) {
+    (void)error;
+    return "";
+}
+#endif
+
+/* >>math ----------------------------------------------------------------------------------------
+   Bits of a float; multiply-add and square root, by the instruction where there is one and exactly
+   in integers elsewhere. exp, log, tanh and sigmoid are kernels (Part 4). Uses >>util. */
+
+/* For functions that are slow anyway: inlining them into every use only costs flash. */
+#if defined(__GNUC__)
+#define NN__NOINLINE static __attribute__((noinline, unused))
+#elif defined(_MSC_VER)
+#define NN__NOINLINE static __declspec(noinline)
+#else
+#define NN__NOINLINE static
+#endif
+
+NN__INLINE uint32_t nn__bits(float x) {
+    uint32_t u;
+    NN_MEMCPY(&u, &x, sizeof u);
+    return u;
+}
+
+NN__INLINE float nn__from_bits(uint32_t u) {
+    float x;
+    NN_MEMCPY(&x, &u, sizeof x);
+    return x;
+}
+
+#define NN__NAN_BITS 0x7fc00000u
+#define NN__INF_BITS 0x7f800000u
+
+/* Right shift that ors every bit it loses into the lowest one, so that a later rounding still sees
+   whether anything was there (the "jamming" shift of every software floating point). */
+NN__INLINE uint64_t nn__shift_sticky(uint64_t x, int32_t n) {
+    uint64_t kept;
+    if (n > 63) return x != 0;
+    kept = x >> n;
+    return kept | ((kept << n) != x);
+}
+
+/* 24-bit significand in [2^23, 2^24) with its biased exponent; zero stays zero. Normalising what is
+   subnormal here (exponents then reach below 1) spares every later step a special case. */
+NN__INLINE uint32_t nn__unpack(uint32_t u, int32_t *exponent) {
+    int32_t e = (int32_t)(u >> 23 & 0xff);
+    uint32_t m = u & 0x7fffff;
+    if (e != 0) {
+        m |= 0x800000;
+    } else if (m != 0) {
+        for (e = 1; m < 0x800000; e--) m <<= 1;
+    }
+    *exponent = e;
+    return m;
+}
+
+/* a * b + c with one rounding (nearest, ties to even) in integers: IEEE 754-2008 5.4.1, subnormals
+   and signed zeros included; every NaN is 0x7fc00000.
+   Product and addend are put at the top of 64 bits, with a spare bit for the carry. The one with
+   the smaller exponent is shifted down. Bits fall off its end only when the other one is so much
+   larger that no cancellation can bring the sticky bit near the rounding position: the product has
+   14 zeros below it, the addend 38. */
+NN__NOINLINE float nn__fma_soft(float a, float b, float c) {
+    uint32_t ua = nn__bits(a), ub = nn__bits(b), uc = nn__bits(c);
+    uint32_t xa = ua & 0x7fffffff, xb = ub & 0x7fffffff, xc = uc & 0x7fffffff;
+    uint32_t sign = (ua ^ ub) & 0x80000000, differ = (ua ^ ub ^ uc) & 0x80000000, r;
+    uint64_t x, y, swap;
+    int32_t ea, eb, ec, e, d;
+
+    if (xa >= NN__INF_BITS || xb >= NN__INF_BITS || xc >= NN__INF_BITS) {
+        if (xa > NN__INF_BITS || xb > NN__INF_BITS || xc > NN__INF_BITS) goto nan;
+        if (xa < NN__INF_BITS && xb < NN__INF_BITS) return c;
+        if (xa == 0 || xb == 0 || (xc == NN__INF_BITS && differ)) goto nan;
+        return nn__from_bits(sign | NN__INF_BITS);
+    }
+    if (xa == 0 || xb == 0) return nn__from_bits(xc ? uc : uc & sign);
+
+    x = nn__unpack(ua, &ea);
+    x = x * nn__unpack(ub, &eb) << 14;
+    y = (uint64_t)nn__unpack(uc, &ec) << 38;
+    e = ea + eb - 125; /* the exponent field if the leading bit ends up as bit 62 */
+    d = e - (ec + 1);
+    if (d < 0) {
+        swap = x;
+        x = y;
+        y = swap;
+        e -= d;
+        d = -d;
+        sign ^= differ;
+    }
+    y = nn__shift_sticky(y, d);
+    if (differ) {
+        x -= y;
+        if (x == 0) return 0.0f;
+        if (x >> 63) {
+            x = 0 - x;
+            sign ^= 0x80000000;
+        }
+    } else {
+        x += y;
+    }
+    for (; !(x >> 62); e--) x <<= 1;
+    if (e >= 255) return nn__from_bits(sign | NN__INF_BITS);
+    if (e < 1) {
+        x = nn__shift_sticky(x, 1 - e);
+        e = 1;
+    }
+    r = (uint32_t)(x >> 32) | ((uint32_t)x != 0);
+    r = (r + 63 + (r >> 7 & 1)) >> 7;
+    /* The leading bit of r counts as one in the exponent field; a carry out of the rounding walks
+       from the largest subnormal to the smallest normal and from the largest finite to infinity. */
+    return nn__from_bits(sign | (r + ((uint32_t)(e - 1) << 23)));
+nan:
+    return nn__from_bits(NN__NAN_BITS);
+}
+
+/* Correctly rounded square root, one bit a turn (the schoolbook method in base 2): 24 bits and one
+   to round by. A tie is impossible, since the square of 25 bits does not fit into 24. */
+NN__NOINLINE float nn__sqrt_soft(float x) {
+    uint32_t u = nn__bits(x), m, bit, root = 0, twice = 0;
+    int32_t e;
+    if ((u & 0x7fffffff) == 0 || u == NN__INF_BITS) return x;
+    if (u > NN__INF_BITS) return nn__from_bits(NN__NAN_BITS);
+    m = nn__unpack(u, &e) << 1;
+    e += 127;
+    if (e & 1) m <<= 1;
+    /* `twice` is two times the root so far, `m` what is left of the number, doubled every turn. */
+    for (bit = 1u << 24; bit != 0; bit >>= 1) {
+        if (m >= twice + bit) {
+            m -= twice + bit;
+            twice += bit << 1;
+            root += bit;
+        }
+        m <<= 1;
+    }
+    return nn__from_bits(((root + 1) >> 1) + ((uint32_t)((e >> 1) - 1) << 23));
+}
+
+/* Compilers answer sqrtf with a call (gcc -Os on every target, and all of them for errno), so the
+   instruction is written out. IEEE 754 requires it exact, hence equal to nn__sqrt_soft. */
+NN__INLINE float nn__sqrt(float x) {
+#if defined(NN__SQRT_SSE)
+    return _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(x)));
+#elif defined(__GNUC__) && defined(__aarch64__)
+    float r;
+    __asm__("fsqrt %s0, %s1" : "=w"(r) : "w"(x));
+    return r;
+#elif defined(__GNUC__) && defined(__arm__) && defined(__ARM_FP) && (__ARM_FP & 4)
+    float r;
+    __asm__("vsqrt.f32 %0, %1" : "=t"(r) : "t"(x));
+    return r;
+#elif defined(__GNUC__) && defined(__s390x__)
+    float r;
+    __asm__("sqebr %0, %1" : "=f"(r) : "f"(x));
+    return r;
+#elif defined(__GNUC__) && defined(__riscv_flen)
+    float r;
+    __asm__("fsqrt.s %0, %1" : "=f"(r) : "f"(x));
+    return r;
+#else
+    return nn__sqrt_soft(x);
+#endif
+}
+
+/* NN__FMA1: one hardware instruction where the target of this compilation has it. A definition made
+   before this point stays (a stamp inside target("fma") knows more than these macros).
+   gcc turns __builtin_fmaf into that instruction at every -O. clang does so only where it knows
+   that the C library leaves errno alone and calls fmaf elsewhere, so it gets the instruction by
+   name. */
+#ifndef NN__FMA1
+#if defined(NN_FAST_MULADD)
+#define NN__FMA1(a, b, c) ((float)((a) * (b) + (c)))
+#elif (defined(__FMA__) && defined(__clang__)) || (defined(_MSC_VER) && defined(__AVX2__))
+NN__INLINE float nn__fma_hard(float a, float b, float c) {
+    return _mm_cvtss_f32(_mm_fmadd_ss(_mm_set_ss(a), _mm_set_ss(b), _mm_set_ss(c)));
+}
+#define NN__FMA1(a, b, c) nn__fma_hard(a, b, c)
+#elif defined(__GNUC__) && !defined(__clang__) &&                                               \
+    (defined(__FMA__) || defined(__aarch64__) || defined(__s390x__) || defined(FP_FAST_FMAF) || \
+     defined(__FP_FAST_FMAF) || defined(__riscv_flen) ||                                        \
+     (defined(__ARM_FEATURE_FMA) && defined(__ARM_FP) && (__ARM_FP & 4)))
+#define NN__FMA1(a, b, c) __builtin_fmaf(a, b, c)
+#elif defined(__clang__) && (defined(__aarch64__) || defined(__s390x__))
+NN__INLINE float nn__fma_hard(float a, float b, float c) {
+#if defined(__aarch64__)
+    float r;
+    __asm__("fmadd %s0, %s1, %s2, %s3" : "=w"(r) : "w"(a), "w"(b), "w"(c));
+    return r;
+#else
+    __asm__("maebr %0, %1, %2" : "+f"(c) : "f"(a), "f"(b));
+    return c;
+#endif
+}
+#define NN__FMA1(a, b, c) nn__fma_hard(a, b, c)
+#elif defined(__clang__) && defined(__ARM_FEATURE_FMA) && defined(__ARM_FP) && (__ARM_FP & 4)
+NN__INLINE float nn__fma_hard(float a, float b, float c) {
+    __asm__("vfma.f32 %0, %1, %2" : "+t"(c) : "t"(a), "t"(b));
+    return c;
+}
+#define NN__FMA1(a, b, c) nn__fma_hard(a, b, c)
+#elif defined(__clang__) && defined(__riscv_flen)
+NN__INLINE float nn__fma_hard(float a, float b, float c) {
+    float r;
+    __asm__("fmadd.s %0, %1, %2, %3" : "=f"(r) : "f"(a), "f"(b), "f"(c));
+    return r;
+}
+#define NN__FMA1(a, b, c) nn__fma_hard(a, b, c)
+#else
+#define NN__FMA1(a, b, c) nn__fma_soft(a, b, c)
+#define NN__FMA1_IS_SOFT 1
+#endif
+#endif
+
+#define NN__MAGIC 12582912.0f
+/* Added to the bits of x, it moves the step of the exponent field from powers of two to sqrt(1/2)
+   times them: the bits of 1 less those of sqrt(1/2), 0x3f3504f3. */
+#define NN__SQRT_HALF 0x004afb0du
+
+NN__INLINE float nn__logb1(float x) {
+    /* 0x4b400000 are the bits of NN__MAGIC, 127 the bias of the exponent. */
+    float m = nn__from_bits(((nn__bits(x) + NN__SQRT_HALF) >> 23) + (0x4b400000u - 127u));
+    return m - NN__MAGIC;
+}
+
+/* >>random --------------------------------------------------------------------------------------
+   Counter-based: a value is a function of a key and a position, so that recomputed, split and
+   resumed runs agree without any generator state. The mixers are splitmix64's finalizer and a
+   32-bit xorshift-multiply. Uses >>util. */
+
+static uint64_t nn__mix64(uint64_t x) {
+    x ^= x >> 30;
+    x *= 0xbf58476d1ce4e5b9u;
+    x ^= x >> 27;
+    x *= 0x94d049bb133111ebu;
+    return x ^ x >> 31;
+}
+
+static uint64_t nn__key(uint64_t seed, uint64_t a, uint64_t b) {
+    return nn__mix64(nn__mix64(nn__mix64(seed + 0x9e3779b97f4a7c15u) + a) + b);
+}
+
+NN__INLINE uint32_t nn__random(uint64_t key, uint32_t i) {
+    uint32_t x = (uint32_t)key + i * 0x9e3779b9u;
+    x ^= x >> 16;
+    x *= 0x7feb352du;
+    x ^= (uint32_t)(key >> 32);
+    x ^= x >> 15;
+    x *= 0x846ca68bu;
+    return x ^ x >> 16;
+}
+
+/* Position i of a shuffled order of n: a four-round Feistel network over the next power of four,
+   walked until it lands inside, is a permutation that needs no memory. */
+static uint32_t nn__shuffled(uint64_t key, uint32_t i, uint32_t n) {
+    uint32_t half = 1, mask, round;
+    while (half < 16 && (uint32_t)1 << 2 * half < n) half++;
+    mask = ((uint32_t)1 << half) - 1;
+    do {
+        uint32_t left = i >> half, right = i & mask;
+        for (round = 0; round < 4; round++) {
+            uint32_t next = left ^ (nn__random(key + round, right) & mask);
+            left = right;
+            right = next;
+        }
+        i = left << half | right;
+    } while (i >= n);
+    return i;
+}
+
+/* >>dispatch ------------------------------------------------------------------------------------
+   The kernels of Part 4 behind one constant table. Every stamp of every kernel gives the same bits.
+ */
+
+/* C[r][j] = sum over k of A[r][k] B[k][j] (+ bias[j]), k over n[2] x n[1] x n[0], the last fastest.
+   Strides are in floats. Columns are taken 16 at a time; those from column c on begin at b + c * bc
+   and c + c * cc. With b_panels (c_panels) the k strides of B and b0 (the row stride of C and c0)
+   count in widths of the panel, 16 or what is left: see >>plan. */
+typedef struct nn__gemm {
+    const float *a, *b, *bias; /* bias NULL: none */
+    float *c;
+    ptrdiff_t ar, ak[3];
+    ptrdiff_t bc, bj, b0, bk[3];
+    ptrdiff_t cc, cj, c0, cr;
+    int32_t rows, cols, n[3];
+    uint8_t b_panels, c_panels;
+    uint8_t add; /* continue from the partial sum in C; else from +0 */
+} nn__gemm;
+
+/* Numbers of one optimizer step on one tensor. */
+typedef struct nn__step {
+    float lr, momentum, decay;
+    float beta1_rest, beta2, beta2_rest; /* 1 - beta1, beta2, 1 - beta2 */
+    float rate, root, eps;               /* p -= rate * m / (sqrt(v) / root + eps) */
+} nn__step;
+
+/* The kernels: type, name, arguments. */
+#define NN__KERNELS(X)                                                                            \
+    X(void, gemm, (const nn__gemm *g))                                                            \
+    /* few columns: k (n[0] of them) in 16 lanes and a tree; with b_panels element k of column j  \
+       is b[k / 16 * bk[1] + k % 16 + j * bj * w], w the panel's width */                         \
+    X(void, lanes, (const nn__gemm *g))                                                           \
+    /* y = act(y), softmax along rows of width */                                                 \
+    X(void, act, (float *y, size_t n, int32_t width, int act, float slope))                       \
+    /* y = (y * scale - mean[c]) / std[c], std 0: 1 */                                            \
+    X(void, affine,                                                                               \
+      (float *y, size_t n, int32_t c, float scale, const float *mean, const float *std))          \
+    /* y = (x - mean) * inv * weight + bias, by channel */                                        \
+    X(void, normalize,                                                                            \
+      (float *y, const float *x, size_t n, int32_t c, const float *mean, const float *inv,        \
+       const float *weight, const float *bias))                                                   \
+    /* 1 / sqrt(var + eps) */                                                                     \
+    X(void, inverse_root, (float *out, const float *var, size_t n, float eps))                    \
+    X(void, uniform, (float *p, const nn_tensor *t, int32_t groups, uint64_t key, float bound))   \
+    X(void, drop, (float *y, const float *x, size_t n, uint64_t key, float rate))                \
+    NN__TRAINING_KERNELS(X)                                                                       \
+    /* loss of one sample; grad NULL: value only; scale multiplies the gradient */                \
+    X(float, mse, (float *grad, const float *y, const float *t, int32_t n, float scale))          \
+    X(float, bce, (float *grad, const float *z, const float *t, int32_t n, float scale))          \
+    X(float, cross_entropy, (float *grad, const float *z, int32_t label, int32_t n, float scale)) \
+    X(float, sum, (const float *x, size_t n))
+
+#ifdef NN_NO_TRAIN
+#define NN__TRAINING_KERNELS(X)
+#else
+#define NN__TRAINING_KERNELS(X)                                                                    \
+    /* dy *= act'(x), from y = act(x) */                                                           \
+    X(void, act_grad, (float *dy, const float *y, size_t n, int32_t width, int act, float slope))  \
+    /* mean and biased variance by channel */                                                      \
+    X(void, moments, (float *mean, float *var, const float *x, size_t n, int32_t c))               \
+    /* s[0..c): sum dy, s[c..2c): sum dy xhat; s NULL: constant statistics; dx NULL: not wanted */ \
+    X(void, normalize_grad,                                                                        \
+      (float *dx, float *s, const float *dy, const float *x, size_t n, int32_t c,                  \
+       const float *mean, const float *inv, const float *weight))                                  \
+    /* running += momentum (batch * factor - running) */                                           \
+    X(void, running,                                                                               \
+      (float *running, const float *batch, int32_t c, float momentum, float factor))               \
+    X(void, sgd, (float *p, const float *g, float *v, size_t n, const nn__step *s))                \
+    X(void, adam, (float *p, const float *g, float *m, float *v, size_t n, const nn__step *s))
+#endif
+
+typedef struct nn_kernels {
+    const char *name;
+#define NN__X(type, name, arguments) type(*name) arguments;
+    NN__KERNELS(NN__X)
+#undef NN__X
+} nn_kernels;
+
+/* With one stamp its functions are called directly, so that a linker keeps only those in use. */
+#if (defined(__x86_64__) || defined(__i386__)) && defined(__GNUC__) && !defined(NN_NO_SIMD) && \
+    !defined(__FMA__)
+#define NN__DISPATCH 1
+#define NN__CALL(m, kernel) (m)->kernels->kernel
+#else
+#define NN__DISPATCH 0
+#define NN__CALL(m, kernel) ((void)(m), nn__##kernel##_f32_plain)
+#define NN__X(type, name, arguments) static type nn__##name##_f32_plain arguments;
+NN__KERNELS(NN__X)
+#undef NN__X
+#endif
+
+static const nn_kernels *nn__pick_kernels(void);
+
+/* A sum that fast-math would reorder, a value it would contract, one it would flush. */
+static int nn__float_is_broken(void) {
+    volatile float big = 1e8f, one = 1.0f, tiny = 1.17549435082228751e-38f, ten = 10.0f,
+                   half = 0.5f;
+    float sum = big + one, quotient = one / ten;
+    sum = sum - big;
+    if (sum != 0.0f || tiny * half == 0.0f) return 1;
+    quotient = quotient * ten;
+    return quotient != 1.0f;
+}
+
+/* >>fields --------------------------------------------------------------------------------------
+   The one table of row fields: parsing, printing, validation and hashing are loops over it. */
+
+enum { NN__INT, NN__FLAG, NN__REAL, NN__POSITIVE, NN__TYPE, NN__ORDER, NN__ACT };
+
+#define NN__FIELDS(X)                      \
+    X(SHAPE, shape, 3, NN__INT)            \
+    X(TYPE, type, 1, NN__TYPE)             \
+    X(ORDER, order, 1, NN__ORDER)          \
+    X(SCALE, scale, 1, NN__REAL)           \
+    X(MEAN, mean, 4, NN__REAL)             \
+    X(STD, std, 4, NN__POSITIVE)           \
+    X(UNITS, units, 1, NN__INT)            \
+    X(ACT, act, 1, NN__ACT)                \
+    X(SLOPE, slope, 1, NN__POSITIVE)       \
+    X(KERNEL, kernel, 2, NN__INT)          \
+    X(STRIDE, stride, 2, NN__INT)          \
+    X(DILATION, dilation, 2, NN__INT)      \
+    X(PAD, pad, 4, NN__INT)                \
+    X(GROUPS, groups, 1, NN__INT)          \
+    X(NO_BIAS, no_bias, 1, NN__FLAG)       \
+    X(EPS, eps, 1, NN__POSITIVE)           \
+    X(MOMENTUM, momentum, 1, NN__POSITIVE) \
+    X(BIASED, biased, 1, NN__FLAG)         \
+    X(RATE, rate, 1, NN__POSITIVE)         \
+    X(COUNT_PAD, count_pad, 1, NN__FLAG)   \
+    X(LR, lr, 1, NN__POSITIVE)             \
+    X(NO_DECAY, no_decay, 1, NN__FLAG)
+
+enum { /* positions in the table */
+#define NN__X(id, member, count, kind) NN__AT_##id,
+       NN__FIELDS(NN__X)
+#undef NN__X
+           NN__FIELD_COUNT
+};
+
+typedef struct nn__field {
+    const char *name;
+    uint16_t offset;
+    uint8_t count, kind;
+} nn__field;
+
+static const nn__field nn__fields[] = {
+#define NN__X(id, member, count, kind) \
+    { #member, (uint16_t)offsetof(nn_layer, member), count, kind },
+    NN__FIELDS(NN__X)
+#undef NN__X
+};
+
+/* The names of a kind's values, in the order of their enum; NULL for kinds without. */
+static const char *nn__value_names(int kind) {
+    if (kind == NN__TYPE) return "f32 u8";
+    if (kind == NN__ORDER) return "hwc chw";
+    if (kind == NN__ACT) return "linear relu leaky_relu sigmoid tanh softmax";
+    return NULL;
+}
+
+/* Value i of field f, as its 32 bits. */
+static uint32_t nn__field_bits(const nn_layer *row, const nn__field *f, int i) {
+    uint32_t bits;
+    NN_MEMCPY(&bits, (const unsigned char *)row + f->offset + 4 * (size_t)i, 4);
+    return bits;
+}
+
+/* How many values of the field are given: up to the last that is not zero. */
+static int nn__field_given(const nn_layer *row, const nn__field *f) {
+    int n = f->count;
+    while (n && !nn__field_bits(row, f, n - 1)) n--;
+    return n;
+}
+
+static int nn__count_words(const char *s) {
+    size_t n;
+    int count = 0;
+    while (nn__word(&s, &n)) count++;
+    return count;
+}
+
+static int nn__field_is_valid(int kind, uint32_t bits) {
+    const char *names = nn__value_names(kind);
+    int finite = (bits & 0x7f800000u) != 0x7f800000u, negative = (int)(bits >> 31);
+    if (kind == NN__INT) return !negative;
+    if (kind == NN__FLAG) return bits <= 1;
+    if (kind == NN__REAL) return finite;
+    if (kind == NN__POSITIVE) return finite && !negative;
+    return bits < (uint32_t)nn__count_words(names);
+}
+
+/* Every field of row i in range, and none set that its op ignores. */
+static int nn__check_fields(const nn_opts *o, const nn_layer *rows, uint32_t i) {
+    int k, n;
+    for (k = 0; k < NN__FIELD_COUNT; k++) {
+        const nn__field *f = &nn__fields[k];
+        int given = nn__field_given(&rows[i], f);
+        if (given && !(rows[i].op->fields >> k & 1))
+            return NN__FAIL(o, NN_ERR_ROW, "%R: %s is not a field of this op", rows, i, f->name);
+        for (n = 0; n < given; n++)
+            if (!nn__field_is_valid(f->kind, nn__field_bits(&rows[i], f, n)))
+                return NN__FAIL(o, NN_ERR_ROW, "%R: %s[%d] is out of range", rows, i, f->name, n);
+    }
+    return 0;
+}
+
+/* >>rows ----------------------------------------------------------------------------------------
+   Names of rows and tensors, and the patterns of nn_opts.train. Uses >>fields. */
+
+static uint32_t nn__count_rows(const nn_layer *rows) {
+    uint32_t n = 0;
+    while (n <= 0xffff && rows[n].op) n++;
+    return n;
+}
+
+/* Does row i have the name word[0..n)? */
+static int nn__is_name(const nn_layer *rows, uint32_t i, const char *word, size_t n) {
+    char name[NN__NAME_MAX + 1];
+    nn__text t = nn__text_to(name, sizeof name);
+    nn__put_name(&t, rows, i);
+    if (t.len != n) return 0;
+    while (n--)
+        if (name[n] != word[n]) return 0;
+    return 1;
+}
+
+/* Index of the row named word[0..n) among the first count, or -1. O(count^2), at planning only. */
+static int32_t nn__find_row(const nn_layer *rows, uint32_t count, const char *word, size_t n) {
+    uint32_t i;
+    for (i = 0; i < count; i++)
+        if (nn__is_name(rows, i, word, n)) return (int32_t)i;
+    return -1;
+}
+
+static int nn__name_char(char c) {
+    return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '.' ||
+           c == '_' || c == '/' || c == '-';
+}
+
+/* A name's characters and length; "-" alone stands for no input in text. */
+static int nn__name_is_valid(const char *name) {
+    size_t n = 0;
+    while (nn__name_char(name[n])) n++;
+    return n && n <= NN__NAME_MAX && !name[n] && name[0] != '-';
+}
+
+/* pattern[0..n) against text, where '*' stands for any run of characters. */
+static int nn__matches(const char *pattern, size_t n, const char *text) {
+    size_t i = 0, star = n, mark = 0, at = 0;
+    while (text[at]) {
+        if (i < n && pattern[i] == '*') {
+            star = i++;
+            mark = at;
+        } else if (i < n && pattern[i] == text[at]) {
+            i++;
+            at++;
+        } else if (star < n) {
+            i = star + 1;
+            at = ++mark;
+        } else {
+            return 0;
+        }
+    }
+    while (i < n && pattern[i] == '*') i++;
+    return i == n;
+}
+
+/* Word number k of a list. */
+static const char *nn__nth_word(const char *list, int k, size_t *n) {
+    const char *word = nn__word(&list, n);
+    while (word && k--) word = nn__word(&list, n);
+    return word;
+}
+
+/* The name of tensor t: row and suffix. */
+static void nn__put_tensor_name(nn__text *out, const nn_model *m, uint32_t t) {
+    const nn_tensor *tensor = &m->tensor[t];
+    size_t n;
+    const char *suffix = nn__nth_word(m->rows[tensor->row].op->suffixes, tensor->suffix, &n);
+    nn__put_name(out, m->rows, tensor->row);
+    nn__put(out, ".", 1);
+    nn__put(out, suffix, n);
+}
+
+/* Index of the tensor named name[0..n), or -1. */
+static int32_t nn__find_tensor(const nn_model *m, const char *name, size_t n) {
+    char have[NN__NAME_MAX + 32];
+    uint32_t t;
+    for (t = 0; t < m->tensor_count; t++) {
+        nn__text out = nn__text_to(have, sizeof have);
+        size_t i = 0;
+        nn__put_tensor_name(&out, m, t);
+        while (i < n && i < out.len && have[i] == name[i]) i++;
+        if (i == n && i == out.len) return (int32_t)t;
+    }
+    return -1;
+}
+
+/* >>text ----------------------------------------------------------------------------------------
+   Rows from and to text (>>format). The parser works in place on a copy of the text, which becomes
+   the store of the names. Hostile input: every byte is checked. Uses >>rows. */
+
+#ifndef NN_OPS
+#define NN_OPS                                                                                 \
+    NN_INPUT, NN_DENSE, NN_CONV2D, NN_MAXPOOL2D, NN_AVGPOOL2D, NN_GLOBALAVGPOOL, NN_BATCHNORM, \
+        NN_DROPOUT, NN_FLATTEN, NN_ADD, NN_ACTIVATION
+#endif
+
+static const nn_op *nn__find_op(const char *name) {
+    static const nn_op *const list[] = { NN_OPS };
+    size_t i;
+    for (i = 0; i < sizeof list / sizeof *list; i++)
+        if (nn__same(list[i]->name, name)) return list[i];
+    return NULL;
+}
+
+/* A float from x and eight hex digits, or from a decimal such as -12.5e-3 of at most 18 digits,
+   correctly rounded by long division: no strtod, no locale, no double. Returns success. */
+static int nn__parse_real(const char *s, uint32_t *bits) {
+    uint64_t value = 0, scale = 1, mantissa = 0;
+    int digits = 0, power = 0, exponent = 0, sign = 0, point = 0, e = 0, i;
+    *bits = 0;
+    if (*s == 'x') {
+        for (i = 1; i <= 8; i++) {
+            char c = s[i];
+            if (!((c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'))) return 0;
+            *bits = *bits << 4 | (uint32_t)(c <= '9' ? c - '0' : c - 'a' + 10);
+        }
+        return s[9] == 0;
+    }
+    if (*s == '-') sign = 1, s++;
+    for (; (*s >= '0' && *s <= '9') || (*s == '.' && !point); s++) {
+        if (*s == '.') {
+            point = 1;
+            continue;
+        }
+        value = value * 10 + (uint64_t)(*s - '0');
+        power -= point;
+        if (++digits > 18) return 0;
+    }
+    if (!digits) return 0;
+    if (*s == 'e') {
+        int minus = *++s == '-';
+        s += minus;
+        if (!(*s >= '0' && *s <= '9')) return 0;
+        for (; *s >= '0' && *s <= '9' && e < 100; s++) e = e * 10 + (*s - '0');
+        power += minus ? -e : e;
+    }
+    if (*s || power < -18 || power > 18) return 0;
+    if (sign) *bits = 0x80000000u;
+    if (!value) return 1;
+    for (; power > 0; power--) {
+        if (value > (uint64_t)1 << 58) return 0;
+        value *= 10;
+    }
+    for (; power < 0; power++) scale *= 10;
+    /* value / scale as mantissa * 2^exponent with 26 bits and a sticky one: remainder < 10^18 <
+     * 2^60 */
+    mantissa = value / scale;
+    value %= scale;
+    while (mantissa < (uint64_t)1 << 26) {
+        value *= 2;
+        mantissa = mantissa * 2 + (value >= scale);
+        value -= value >= scale ? scale : 0;
+        exponent--;
+    }
+    for (i = value != 0; mantissa >= (uint64_t)1 << 27; exponent++) {
+        i |= (int)(mantissa & 1);
+        mantissa >>= 1;
+    }
+    /* 27 bits, of which the last three are round bits */
+    i |= (mantissa & 3) != 0;
+    exponent += 3;
+    digits = (int)(mantissa >> 2 & 1);
+    mantissa >>= 3;
+    mantissa += (uint64_t)(digits && (i || (mantissa & 1)));
+    *bits |= (uint32_t)((uint64_t)(exponent + 23 + 127) << 23) +
+             (uint32_t)(mantissa - ((uint64_t)1 << 23));
+    return 1;
+}
+
+static int nn__parse_value(const nn__field *f, const char *s, uint32_t *bits) {
+    const char *names = nn__value_names(f->kind), *word;
+    uint64_t value = 0;
+    size_t n;
+    if (f->kind == NN__REAL || f->kind == NN__POSITIVE) return nn__parse_real(s, bits);
+    for (*bits = 0; names && (word = nn__word(&names, &n)) != NULL; ++*bits)
+        if (nn__is(s, word, n)) return 1;
+    if (names || !*s) return 0;
+    for (; *s >= '0' && *s <= '9' && value <= 0x7fffffff; s++)
+        value = value * 10 + (uint64_t)(*s - '0');
+    *bits = (uint32_t)value;
+    return !*s && value <= 0x7fffffff;
+}
+
+/* key=value[,value]: into the row. word is cut up. */
+static int nn__parse_field(const nn_opts *o, nn_layer *rows, uint32_t i, char *word) {
+    char *value = word;
+    int k, n = 0;
+    while (*value && *value != '=') value++;
+    if (!*value || value == word)
+        return NN__FAIL(o, NN_ERR_ROW, "%R: %s is not key=value", rows, i, word);
+    *value++ = 0;
+    if (word[0] == '_') return 0;
+    if (nn__same(word, "share")) {
+        if (rows[i].share) return NN__FAIL(o, NN_ERR_ROW, "%R: share is given twice", rows, i);
+        rows[i].share = value;
+        return nn__name_is_valid(value)
+                   ? 0
+                   : NN__FAIL(o, NN_ERR_ROW, "%R: share is not a name", rows, i);
+    }
+    for (k = 0; k < NN__FIELD_COUNT && !nn__same(nn__fields[k].name, word); k++) {}
+    if (k == NN__FIELD_COUNT)
+        return NN__FAIL(o, NN_ERR_ROW, "%R: no field is called %s", rows, i, word);
+    if (nn__field_given(&rows[i], &nn__fields[k]))
+        return NN__FAIL(o, NN_ERR_ROW, "%R: %s is given twice", rows, i, word);
+    for (;;) {
+        char *end = value, last;
+        uint32_t bits;
+        while (*end && *end != ',') end++;
+        last = *end;
+        *end = 0;
+        if (n == nn__fields[k].count)
+            return NN__FAIL(o, NN_ERR_ROW, "%R: %s takes %d values", rows, i, word, n);
+        if (!nn__parse_value(&nn__fields[k], value, &bits))
+            return NN__FAIL(o, NN_ERR_ROW, "%R: %s=%s is no value for it", rows, i, word, value);
+        NN_MEMCPY((unsigned char *)&rows[i] + nn__fields[k].offset + 4 * n++, &bits, 4);
+        if (!last) return 0;
+        value = end + 1;
+    }
+}
+
+/* Cuts the next word ended by a space out of text: returns it, moves *text behind it; NULL at the
+ * end. */
+static char *nn__cut_word(char **text) {
+    char *start = *text, *end;
+    while (*start == ' ' || *start == '\n') start++;
+    for (end = start; *end && *end != ' ' && *end != '\n';) end++;
+    *text = *end ? end + 1 : end;
+    *end = 0;
+    return end > start ? start : NULL;
+}
+
+/* op name inputs key=value...; line is cut up. */
+static int nn__parse_row(const nn_opts *o, nn_layer *rows, uint32_t i, char *line) {
+    char *op = nn__cut_word(&line), *name = nn__cut_word(&line), *inputs = nn__cut_word(&line),
+         *word;
+    int err = 0;
+    if (!inputs)
+        return NN__FAIL(o, NN_ERR_ROW, "row %d of the text is not: op name inputs key=value",
+                        (int)i);
+    rows[i].op = nn__find_op(op);
+    if (!rows[i].op)
+        return NN__FAIL(o, NN_ERR_ROW, "row %d of the text: no op is called %s", (int)i, op);
+    rows[i].name = name;
+    if (!nn__name_is_valid(name))
+        return NN__FAIL(o, NN_ERR_ROW, "row %d of the text: %s is not a name", (int)i, name);
+    if (!nn__same(inputs, "-")) {
+        rows[i].from = inputs;
+        for (word = inputs; *word && *word != ','; word++) {}
+        if (*word) {
+            *word++ = 0;
+            rows[i].with = word;
+            for (; *word; word++)
+                if (*word == ',') *word = ' ';
+        }
+    } else if (i) {
+        return NN__FAIL(o, NN_ERR_ROW, "%R: only the first row has no input", rows, i);
+    }
+    while (!err && (word = nn__cut_word(&line)) != NULL) err = nn__parse_field(o, rows, i, word);
+    return err;
+}
+
+static int nn__text_byte_is_valid(char c) {
+    return nn__name_char(c) || c == ',' || c == ';' || c == '=' || c == ' ' || c == '\n';
+}
+
+/* How many rows text[0..size) can hold at most (a zero row follows them), or an error. */
+static int32_t nn__count_text_rows(const nn_opts *o, const char *text, size_t size) {
+    size_t i;
+    int32_t n = 1;
+    for (i = 0; i < size; i++) {
+        if (!nn__text_byte_is_valid(text[i]))
+            return NN__FAIL(o, NN_ERR_ROW, "the text has byte %d at %D, which no row may have",
+                            (int)(unsigned char)text[i], (int64_t)i);
+        n += text[i] == ';';
+        if (n >= 0xffff) return NN__FAIL(o, NN_ERR_ROW, "the text has more than 65534 rows");
+    }
+    return n;
+}
+
+/* Bytes for the rows of a text and its names; counted at their 64-bit size. */
+static int64_t nn__text_bytes(int32_t rows, size_t size) {
+    return nn__round_up((int64_t)(rows + 1) * NN__ROW_BYTES + (int64_t)size + 1, NN_ALIGNMENT);
+}
+
+/* Parses text[0..size) into room of nn__text_bytes, which starts with the rows. */
+static int nn__parse_rows(const nn_opts *o, const char *text, size_t size, int32_t max_rows,
+                          unsigned char *room) {
+    nn_layer *rows = (nn_layer *)(void *)room;
+    char *copy = (char *)room + (size_t)(max_rows + 1) * NN__ROW_BYTES, *line = copy, *end;
+    uint32_t count = 0;
+    int first = 1, err = 0;
+    NN_MEMSET(room, 0, (size_t)(max_rows + 1) * NN__ROW_BYTES);
+    NN_MEMCPY(copy, text, size);
+    copy[size] = 0;
+    for (; line <= copy + size && !err; line = end + 1, first = 0) {
+        for (end = line; *end && *end != ';';) end++;
+        *end = 0;
+        while (*line == ' ' || *line == '\n') line++;
+        if (!*line || (first && nn__same(line, "1"))) continue;
+        if (first && *line >= '0' && *line <= '9')
+            return NN__FAIL(o, NN_ERR_FILE_VERSION,
+                            "the rows are of version %s, this reader knows 1", line);
+        err = nn__parse_row(o, rows, count++, line);
+    }
+    if (!err && !count) err = NN__FAIL(o, NN_ERR_ROW, "the text has no rows");
+    return err;
+}
+
+static void nn__put_row(nn__text *t, const nn_layer *rows, uint32_t i) {
+    int k, n;
+    nn__puts(t, rows[i].op->name);
+    nn__put(t, " ", 1);
+    nn__put_name(t, rows, i);
+    nn__put(t, " ", 1);
+    if (i == 0) nn__put(t, "-", 1);
+    else if (rows[i].from) nn__puts(t, rows[i].from);
+    else nn__put_name(t, rows, i - 1);
+    if (rows[i].with) {
+        const char *list = rows[i].with, *word;
+        size_t length;
+        while ((word = nn__word(&list, &length)) != NULL) {
+            nn__put(t, ",", 1);
+            nn__put(t, word, length);
+        }
+    }
+    if (rows[i].share) {
+        nn__puts(t, " share=");
+        nn__puts(t, rows[i].share);
+    }
+    for (k = 0; k < NN__FIELD_COUNT; k++) {
+        const nn__field *f = &nn__fields[k];
+        const char *names = nn__value_names(f->kind);
+        int given = nn__field_given(&rows[i], f);
+        for (n = 0; n < given; n++) {
+            uint32_t bits = nn__field_bits(&rows[i], f, n);
+            size_t length;
+            nn__puts(t, n ? "," : " ");
+            if (!n) nn__puts(t, f->name), nn__put(t, "=", 1);
+            if (names) {
+                const char *word = nn__nth_word(names, (int)bits, &length);
+                nn__put(t, word ? word : "?", word ? length : 1);
+            } else if (f->kind == NN__REAL || f->kind == NN__POSITIVE) {
+                nn__put(t, "x", 1);
+                nn__putx(t, bits);
+            } else {
+                nn__putd(t, (int32_t)bits);
+            }
+        }
+    }
+}
+
+static void nn__hash_bytes(void *user, const char *s, size_t n) {
+    uint64_t *hash = (uint64_t *)user;
+    while (n--) *hash = (*hash ^ (unsigned char)*s++) * 0x100000001b3u;
+}
+
+static void nn__put_rows(nn__text *t, const nn_layer *rows) {
+    uint32_t i;
+    nn__put(t, "1", 1);
+    for (i = 0; rows[i].op; i++) {
+        nn__put(t, ";", 1);
+        nn__put_row(t, rows, i);
+    }
+}
+
+NNDEF int64_t nn_rows_text(const nn_layer *rows, char *out, size_t size) {
+    nn__text t = nn__text_to(out, size ? size - 1 : 0);
+    if (!rows) return NN_ERR_ROW;
+    nn__put_rows(&t, rows);
+    if (out && size) out[t.len < t.size ? t.len : t.size] = 0;
+    return (int64_t)t.len;
+}
+
+/* >>plan ----------------------------------------------------------------------------------------
+   Rows and options become tables, a command list and offsets into one block. Uses >>rows and
+   >>text.
+
+   The block: rows and names that came as text | rows | inputs | tensors | commands | parameters
+   that change | other parameters that are copied | gradients | optimizer state | losses | arena. No
+   pointers in it.
+
+   A command list is emitted over numbered buffers first; the life of a buffer is then read off the
+   list, and buffers that live at the same time get disjoint places in the arena. Inference and
+   training are two lists over one arena.
+
+   Commands: x, y and x2 are values, dx and dy their gradients, keep what forward keeps for
+   backward, tmp scratch. NN__FORWARD     y = op(x), for several inputs one command each from the
+   second on: y = x + x2 NN__LAST_ACT    y = act(y), where the loss takes the value before it
+     NN__LOSS        loss of x; dy = its gradient
+     NN__BACKWARD    dx from dy, gradients of the row's tensors +=; several inputs: one command
+   each, x2 the number of the input; with fuse_update x2 is the gradient's scratch NN__ACCUMULATE  y
+   += x, where a value has several readers NN__UPDATE      an optimizer step on the row's tensors
+
+   Panels: a dense weight [out,in] with at least 16 outputs, and every conv2d weight (by group), is
+   kept in RAM as panels of 16 outputs, each [k][16] with k = in or (kh, kw, in); the last panel has
+   the width that is left. Nothing is padded, and panel p of a matrix with K rows starts at 16 p K.
+ */
+
+enum { NN__FORWARD, NN__LAST_ACT, NN__LOSS, NN__BACKWARD, NN__ACCUMULATE, NN__UPDATE };
+enum {                   /* nn_cmd.flags */
+       NN__TRAINING = 1, /* in the training list, above the lowest trainable row */
+       NN__FIRST = 2,    /* of the commands of a row with several inputs */
+       NN__FINAL = 4,    /* the last of them */
+       NN__NO_ACT = 8    /* the row's activation is left to NN__LAST_ACT or the loss */
+};
+enum {                  /* nn_row.flags */
+       NN__TRAINS = 1,  /* has tensors that train */
+       NN__LIVE = 2,    /* trains, or reads a row that does */
+       NN__GRAD = 4,    /* its value has a gradient */
+       NN__FOLDED = 8,  /* an activation done by the row it reads */
+       NN__INSIDE = 16, /* a max pool done inside the convolution it reads */
+       NN__SHARES = 32  /* uses tensors that another row uses too */
+};
+enum { /* nn_tensor.flags; no space bit: in the block */
+       NN__IS_TRAINED = 1,
+       NN__MOVES = 2, /* trained, or a running statistic of a row that trains */
+       NN__RUNNING = 4,
+       NN__IMAGE = 8,
+       NN__PARENT = 16
+};
+enum { NN__CANONICAL, NN__PANELS }; /* nn_tensor.layout */
+
+/* nn_op.role: what the planner may do with a row. */
+enum { NN__PLAIN, NN__INPUT_ROLE, NN__CONV_ROLE, NN__POOL_ROLE, NN__ACT_ROLE };
+
+#define NN__ROWS_MAX 9999
+
+typedef struct nn__buffer {
+    int64_t size;
+    int32_t first, last; /* commands of its life; last < 0: unused */
+    uint32_t offset;
+    int32_t placed;
+} nn__buffer;
+
+typedef struct nn__planner {
+    nn_model *m;
+    const nn_opts *o;
+    const nn_model *src;           /* of a clone, or NULL */
+    uint16_t *root;                /* [rows] row whose value a row's value is */
+    uint32_t *uses;                /* [rows] readers of that value */
+    uint32_t *value, *grad, *keep; /* [rows] buffers, NN_AT_NONE: none yet */
+    nn__buffer *buffer;
+    uint32_t buffers, buffer_max, cmds, cmd_max, tensor_max;
+    uint32_t list; /* first command of the list being emitted */
+    int training,
+        pre_act; /* the training list; the loss takes the value before the last activation */
+    int64_t arena;
+} nn__planner;
+
+/* Element k of a pair of which a zero second one means the first, and two zeros mean def. */
+NN__INLINE int32_t nn__pair(const int32_t v[2], int k, int32_t def) {
+    return v[k] ? v[k] : v[0] ? v[0] : def;
+}
+
+NN__INLINE int64_t nn__elements(const nn_row *r) {
+    return (int64_t)r->dim[0] * r->dim[1] * r->dim[2];
+}
+
+/* Canonical index i of a tensor as its place in memory. */
+static uint32_t nn__place(const nn_tensor *t, int32_t groups, uint32_t i) {
+    uint32_t k = t->count / (uint32_t)t->dim[0], out, og, p, w, area = 1;
+    if (t->layout == NN__CANONICAL) return i;
+    out = i / k;
+    i %= k;
+    if (t->ndim == 4) area = (uint32_t)t->dim[2] * (uint32_t)t->dim[3];
+    i = i % area * (k / area) + i / area;
+    og = (uint32_t)t->dim[0] / (uint32_t)nn__or1(groups);
+    p = out % og / NN__LANES;
+    w = (uint32_t)nn__min(NN__LANES, (int32_t)(og - p * NN__LANES));
+    return (out / og * og + p * NN__LANES) * k + i * w + out % og % NN__LANES;
+}
+
+NNDEF int nn_row_error(const nn_shape *s, const char *text) {
+    const nn__planner *p = (const nn__planner *)s->planner;
+    uint32_t row = (uint32_t)(s->row - p->m->rows);
+    (void)row, (void)text;
+    return NN__FAIL(p->o, NN_ERR_ROW, "%R: %s", p->m->rows, row, text);
+}
+
+#define NN__ROW_FAIL(s, format, ...)                                            \
+    NN__FAIL(((const nn__planner *)(s)->planner)->o, NN_ERR_ROW, "%R: " format, \
+             ((const nn__planner *)(s)->planner)->m->rows,                      \
+             (uint32_t)((s)->row - ((const nn__planner *)(s)->planner)->m->rows), __VA_ARGS__)
+
+/* Resolves the inputs of row i. */
+static int nn__plan_inputs(nn__planner *p, uint32_t i) {
+    nn_model *m = p->m;
+    const nn_layer *rows = m->rows;
+    nn_row *r = &m->row[i];
+    const char *list = rows[i].from;
+    size_t n;
+    int part;
+    r->input = (uint16_t)m->input_count;
+    for (part = 0; part < 2; part++, list = rows[i].with) {
+        const char *word;
+        if (!list && !part && i && rows[i].op->inputs_max) {
+            m->input[m->input_count++] = (uint16_t)(i - 1);
+            r->inputs++;
+        }
+        while (list && (word = nn__word(&list, &n)) != NULL) {
+            int32_t at = nn__find_row(rows, i, word, n);
+            if (at < 0)
+                return NN__FAIL(p->o, NN_ERR_ROW, "%R: no row above it is called %s", rows, i,
+                                word);
+            if (r->inputs == 8)
+                return NN__FAIL(p->o, NN_ERR_ROW, "%R: more than 8 inputs", rows, i);
+            m->input[m->input_count++] = (uint16_t)at;
+            r->inputs++;
+        }
+    }
+    if (r->inputs < rows[i].op->inputs_min || r->inputs > rows[i].op->inputs_max)
+        return NN__FAIL(p->o, NN_ERR_ROW, "%R: has %d inputs, needs %d to %d", rows, i,
+                        (int)r->inputs, (int)rows[i].op->inputs_min, (int)rows[i].op->inputs_max);
+    return 0;
+}
+
+/* Names, fields and inputs of every row. */
+static int nn__plan_names(nn__planner *p) {
+    nn_model *m = p->m;
+    const nn_layer *rows = m->rows;
+    uint32_t i;
+    int err;
+    for (i = 0; i < m->row_count; i++) {
+        char name[NN__NAME_MAX + 1];
+        nn__text t = nn__text_to(name, sizeof name);
+        int32_t twin;
+        if (rows[i].name && !nn__name_is_valid(rows[i].name))
+            return NN__FAIL(p->o, NN_ERR_ROW,
+                            "row %d (%s): its name is empty, longer than 127 bytes, or has "
+                            "other characters than A-Z a-z 0-9 . _ / -",
+                            (int)i, rows[i].op->name);
+        nn__put_name(&t, rows, i);
+        twin = nn__find_row(rows, i, name, t.len);
+        if (twin >= 0)
+            return NN__FAIL(p->o, NN_ERR_ROW, "%R: row %d has the same name", rows, i, (int)twin);
+        if ((rows[i].op->role == NN__INPUT_ROLE) != (i == 0))
+            return NN__FAIL(p->o, NN_ERR_ROW, "%R: the first row must be an input, and no other",
+                            rows, i);
+        err = nn__check_fields(p->o, rows, i);
+        if (!err) err = nn__plan_inputs(p, i);
+        if (err) return err;
+    }
+    return 0;
+}
+
+/* Adds the tensors that the op declared in s for row i. */
+static int nn__plan_tensors(nn__planner *p, uint32_t i, const nn_shape *s) {
+    nn_model *m = p->m;
+    int k, d;
+    m->row[i].tensor = (uint16_t)m->tensor_count;
+    m->row[i].tensors = (uint8_t)s->tensors;
+    for (k = 0; k < s->tensors; k++) {
+        nn_tensor *t = &m->tensor[m->tensor_count];
+        int64_t count = 1;
+        NN_MEMSET(t, 0, sizeof *t);
+        for (d = 0; d < s->tensor_ndim[k]; d++) {
+            t->dim[d] = s->dim[k][d];
+            count = nn__times(count, s->dim[k][d]);
+        }
+        if (count >= (int64_t)1 << 30)
+            return NN__FAIL(p->o, NN_ERR_ROW, "%R: a tensor has 2^30 elements or more", m->rows, i);
+        t->count = (uint32_t)count;
+        t->row = (uint16_t)i;
+        t->alias = (uint16_t)m->tensor_count++;
+        t->ndim = s->tensor_ndim[k];
+        t->suffix = (uint8_t)k;
+        t->layout = s->panels[k] ? NN__PANELS : NN__CANONICAL;
+        t->grad = t->state = NN_AT_NONE;
+        if (m->rows[i].op->running && k >= m->rows[i].op->running) t->flags = NN__RUNNING;
+    }
+    return 0;
+}
+
+/* .share: every tensor of row i becomes an alias of the named row's tensor of that suffix and
+ * shape. */
+static int nn__plan_share(nn__planner *p, uint32_t i) {
+    nn_model *m = p->m;
+    const nn_layer *rows = m->rows;
+    int32_t from = nn__find_row(rows, i, rows[i].share, nn__strlen(rows[i].share));
+    int k, d;
+    if (from < 0)
+        return NN__FAIL(p->o, NN_ERR_ROW, "%R: no row above it is called %s", rows, i,
+                        rows[i].share);
+    if (!m->row[i].tensors)
+        return NN__FAIL(p->o, NN_ERR_ROW, "%R: has no tensors to share", rows, i);
+    for (k = 0; k < m->row[i].tensors; k++) {
+        nn_tensor *t = &m->tensor[m->row[i].tensor + k];
+        const nn_tensor *other = &m->tensor[m->row[from].tensor + k];
+        int same = rows[i].op == rows[from].op && k < m->row[from].tensors &&
+                   t->layout == other->layout &&
+                   nn__or1(rows[i].groups) == nn__or1(rows[from].groups);
+        for (d = 0; same && d < 4; d++) same = t->dim[d] == other->dim[d];
+        if (!same)
+            return NN__FAIL(p->o, NN_ERR_ROW,
+                            "%R: shares %s, whose tensors are not of the same shapes", rows, i,
+                            rows[i].share);
+        t->alias = other->alias;
+    }
+    m->row[i].flags |= NN__SHARES;
+    m->row[m->tensor[m->row[i].tensor].row].flags |= NN__SHARES;
+    m->row[m->tensor[m->tensor[m->row[i].tensor].alias].row].flags |= NN__SHARES;
+    return 0;
+}
+
+static int nn__plan_shapes(nn__planner *p) {
+    nn_model *m = p->m;
+    uint32_t i;
+    int k, err;
+    for (i = 0; i < m->row_count; i++) {
+        nn_row *r = &m->row[i];
+        nn_shape s;
+        int64_t size;
+        NN_MEMSET(&s, 0, sizeof s);
+        s.row = &m->rows[i];
+        s.inputs = r->inputs;
+        s.out = r;
+        s.planner = p;
+        for (k = 0; k < r->inputs; k++) s.in[k] = &m->row[m->input[r->input + k]];
+        r->act = (uint8_t)m->rows[i].act;
+        r->act_row = r->fused = (uint16_t)i;
+        if (r->act != NN_LEAKY_RELU && m->rows[i].slope != 0)
+            return NN__FAIL(p->o, NN_ERR_ROW, "%R: a slope without leaky_relu", m->rows, i);
+        r->dim[0] = r->dim[1] = r->dim[2] = 1;
+        err = m->rows[i].op->shape(&s);
+        if (err) return err;
+        size = nn__times(nn__times(r->dim[0], r->dim[1]), r->dim[2]);
+        if (size >= (int64_t)1 << 30)
+            return NN__FAIL(p->o, NN_ERR_ROW, "%R: its output has 2^30 elements or more", m->rows,
+                            i);
+        err = nn__plan_tensors(p, i, &s);
+        if (!err && m->rows[i].share) err = nn__plan_share(p, i);
+        if (err) return err;
+    }
+    return 0;
+}
+
+/* Which rows nn_opts.train names; then what is live and what has gradients. */
+static int nn__plan_training(nn__planner *p) {
+    nn_model *m = p->m;
+    const char *list = p->o->train, *word;
+    uint32_t i, t;
+    size_t n;
+    int k;
+    while (list && (word = nn__word(&list, &n)) != NULL) {
+        int hits = 0;
+        for (i = 0; i < m->row_count; i++) {
+            char name[NN__NAME_MAX + 1];
+            nn__text out = nn__text_to(name, sizeof name);
+            nn__put_name(&out, m->rows, i);
+            name[out.len] = 0;
+            if (!m->row[i].tensors || !nn__matches(word, n, name)) continue;
+            for (k = 0; k < m->row[i].tensors; k++) {
+                nn_tensor *own = &m->tensor[m->tensor[m->row[i].tensor + k].alias];
+                own->flags |= NN__MOVES;
+                if (!(own->flags & NN__RUNNING)) own->flags |= NN__IS_TRAINED;
+            }
+            m->row[i].flags |= NN__TRAINS;
+            hits++;
+        }
+        if (!hits)
+            return NN__FAIL(p->o, NN_ERR_OPTION, "train: %s matches no row with parameters", word);
+    }
+    for (t = 0; t < m->tensor_count; t++) {
+        m->tensor[t].flags |= m->tensor[m->tensor[t].alias].flags;
+        if (m->tensor[t].flags & NN__IS_TRAINED) m->row[m->tensor[t].row].flags |= NN__TRAINS;
+    }
+    for (i = 0; i < m->row_count; i++) {
+        nn_row *r = &m->row[i];
+        if (r->flags & NN__TRAINS) r->flags |= NN__LIVE | NN__GRAD;
+        if (p->o->input_grad) r->flags |= NN__GRAD;
+        for (k = 0; k < r->inputs; k++)
+            r->flags |= m->row[m->input[r->input + k]].flags & (NN__LIVE | NN__GRAD);
+    }
+    return 0;
+}
+
+static void nn__plan_need(nn__planner *p, uint32_t i, nn_need *need) {
+    NN_MEMSET(need, 0, sizeof *need);
+    need->training = p->training;
+    need->live = p->training && (p->m->row[i].flags & NN__LIVE);
+    p->m->rows[i].op->plan(p->m, i, need);
+    if (p->m->row[i].flags & NN__FOLDED) need->flags = NN_ALIAS;
+}
+
+/* Roots and readers, for the list at hand. */
+static void nn__plan_uses(nn__planner *p) {
+    nn_model *m = p->m;
+    uint32_t i;
+    int k;
+    for (i = 0; i < m->row_count; i++) {
+        nn_need need;
+        nn__plan_need(p, i, &need);
+        p->uses[i] = 0;
+        p->root[i] = (uint16_t)i;
+        p->value[i] = p->grad[i] = p->keep[i] = NN_AT_NONE;
+        if ((need.flags & NN_ALIAS) && m->row[i].inputs) {
+            p->root[i] = p->root[m->input[m->row[i].input]];
+            continue;
+        }
+        for (k = 0; k < m->row[i].inputs; k++) p->uses[p->root[m->input[m->row[i].input + k]]]++;
+    }
+}
+
+/* Every value is read; an activation row is folded into the row it reads, a max pool is done inside
+   the convolution it reads, where nobody else reads that and windows do not overlap. */
+static int nn__plan_fusion(nn__planner *p) {
+    nn_model *m = p->m;
+    uint32_t i;
+    int k;
+    for (i = 0; i < m->row_count; i++)
+        for (p->uses[i] = 0, k = 0; k < m->row[i].inputs; k++)
+            p->uses[m->input[m->row[i].input + k]]++;
+    for (i = 0; i + 1 < m->row_count; i++)
+        if (!p->uses[i])
+            return NN__FAIL(p->o, NN_ERR_ROW, "%R: nothing reads its output", m->rows, i);
+    for (i = 1; i < m->row_count; i++) {
+        nn_row *r = &m->row[i];
+        uint32_t in = m->input[r->input];
+        const nn_layer *pool = &m->rows[i];
+        int role = pool->op->role;
+        if (p->uses[in] != 1 || r->inputs != 1) continue;
+        if (role == NN__ACT_ROLE && (m->rows[in].op->fields >> NN__AT_ACT & 1) && !m->row[in].act) {
+            m->row[in].act = r->act;
+            m->row[in].act_row = (uint16_t)i;
+            r->flags |= NN__FOLDED;
+        }
+        if (m->row[in].flags & NN__FOLDED) in = m->input[m->row[in].input];
+        if (role == NN__POOL_ROLE && m->rows[in].op->role == NN__CONV_ROLE &&
+            m->row[in].act != NN_SOFTMAX && !pool->pad[0] && !pool->pad[1] && !pool->pad[2] &&
+            !pool->pad[3] &&
+            nn__pair(pool->stride, 0, nn__pair(pool->kernel, 0, 1)) >=
+                nn__pair(pool->kernel, 0, 1) &&
+            nn__pair(pool->stride, 1, nn__pair(pool->kernel, 1, 1)) >=
+                nn__pair(pool->kernel, 1, 1)) {
+            m->row[in].fused = (uint16_t)i;
+            r->flags |= NN__INSIDE;
+        }
+    }
+    return 0;
+}
+
+static uint32_t nn__new_buffer(nn__planner *p, int64_t size) {
+    nn__buffer *b = &p->buffer[p->buffers];
+    if (size <= 0) return NN_AT_NONE;
+    b->size = size;
+    b->first = INT32_MAX;
+    b->last = -1;
+    b->placed = 0;
+    return p->buffers++;
+}
+
+static uint32_t nn__new_value(nn__planner *p, uint32_t row) {
+    return nn__new_buffer(p, nn__times(nn__elements(&p->m->row[row]), 4 * (int64_t)p->m->micro));
+}
+
+static nn_cmd *nn__emit(nn__planner *p, int what, uint32_t row) {
+    nn_cmd *c = &p->m->cmd[p->cmds++];
+    NN_MEMSET(c, 0xff, sizeof *c);
+    c->what = (uint8_t)what;
+    c->flags = 0;
+    if (p->training && (p->m->row[row].flags & NN__LIVE)) c->flags |= NN__TRAINING;
+    if (p->pre_act && row == p->root[p->m->row_count - 1]) c->flags |= NN__NO_ACT;
+    c->row = (uint16_t)row;
+    return c;
+}
+
+/* May row i write its output over its first input? Only if nobody else reads that, now or in
+ * backward. */
+static int nn__overwrites(nn__planner *p, uint32_t i, const nn_need *need) {
+    nn_model *m = p->m;
+    uint32_t in = p->root[m->input[m->row[i].input]];
+    nn_need producer;
+    if (!(need->flags & NN_IN_PLACE) || p->uses[in] != 1 || p->value[in] == NN_AT_INPUT ||
+        nn__elements(&m->row[i]) != nn__elements(&m->row[in]))
+        return 0;
+    if (!p->training || !(m->row[in].flags & NN__GRAD))
+        return !(p->training && (m->row[i].flags & NN__GRAD) && (need->flags & NN_NEED_X));
+    if (m->row[in].flags & NN__INSIDE) in = p->root[m->input[m->row[in].input]];
+    nn__plan_need(p, in, &producer);
+    return !(need->flags & NN_NEED_X) && !(producer.flags & NN_NEED_Y);
+}
+
+static void nn__emit_forward(nn__planner *p) {
+    nn_model *m = p->m;
+    uint32_t i, out, inputs;
+    for (i = 0; i < m->row_count; i++) {
+        nn_row *r = &m->row[i];
+        nn_need need;
+        uint32_t k, tmp;
+        nn__plan_need(p, i, &need);
+        if (r->flags & NN__INSIDE) continue;
+        if (need.flags & NN_ALIAS) {
+            p->value[i] = r->inputs ? p->value[p->root[i]] : NN_AT_INPUT;
+            continue;
+        }
+        out = r->fused;
+        p->value[out] = r->inputs && nn__overwrites(p, i, &need)
+                            ? p->value[p->root[m->input[r->input]]]
+                            : nn__new_value(p, out);
+        if (p->training && (r->flags & NN__GRAD))
+            p->keep[i] = nn__new_buffer(p, nn__times(need.keep, m->micro) + need.keep_fixed);
+        tmp = nn__new_buffer(p, need.tmp);
+        inputs = r->inputs > 1 ? r->inputs : 2;
+        for (k = 1; k < inputs; k++) {
+            nn_cmd *c = nn__emit(p, NN__FORWARD, i);
+            c->x = !r->inputs ? NN_AT_INPUT
+                   : k > 1    ? p->value[out]
+                              : p->value[p->root[m->input[r->input]]];
+            c->x2 = k < r->inputs ? p->value[p->root[m->input[r->input + k]]] : NN_AT_NONE;
+            c->y = p->value[out];
+            c->keep = p->keep[i];
+            c->tmp = tmp;
+            if (k == 1) c->flags |= NN__FIRST;
+            if (k + 1 == inputs) c->flags |= NN__FINAL;
+        }
+    }
+}
+
+/* The gradient of input k of row i: a buffer to write (assigned, or summed into the one that
+ * exists). */
+static void nn__emit_backward_input(nn__planner *p, uint32_t i, uint32_t k, const nn_need *need,
+                                    uint32_t dy) {
+    nn_model *m = p->m;
+    nn_row *r = &m->row[i];
+    uint32_t in = p->root[m->input[r->input + k]], fresh = NN_AT_NONE;
+    nn_cmd *c = nn__emit(p, NN__BACKWARD, i);
+    int last = k + 1 == r->inputs;
+    c->x = p->value[in];
+    c->y = p->value[r->fused];
+    c->dy = dy;
+    c->keep = p->keep[i];
+    c->tmp = nn__new_buffer(p, need->tmp_back);
+    c->x2 = r->inputs > 1 ? k : NN_AT_NONE;
+    if (!(need->flags & NN_NEED_X)) c->x = NN_AT_NONE;
+    if (!(need->flags & NN_NEED_Y)) c->y = NN_AT_NONE;
+    if (k == 0) c->flags |= NN__FIRST;
+    if (last) c->flags |= NN__FINAL;
+    if (p->o->fuse_update && (r->flags & NN__TRAINS)) {
+        int64_t size = 0;
+        uint32_t t;
+        for (t = r->tensor; t < (uint32_t)r->tensor + r->tensors; t++)
+            if (m->tensor[t].flags & NN__IS_TRAINED && !(t == r->tensor && m->rows[i].op->fuses))
+                size += 4 * (int64_t)m->tensor[t].count;
+        c->x2 = nn__new_buffer(p, size);
+    }
+    if (!(m->row[in].flags & NN__GRAD)) return;
+    if (last && (need->flags & NN_IN_PLACE_BACK) && nn__elements(r) == nn__elements(&m->row[in]))
+        fresh = dy;
+    else fresh = nn__new_value(p, in);
+    c->dx = fresh;
+    if (p->grad[in] == NN_AT_NONE) {
+        p->grad[in] = fresh;
+    } else {
+        c = nn__emit(p, NN__ACCUMULATE, in);
+        c->x = fresh;
+        c->y = p->grad[in];
+    }
+}
+
+static void nn__emit_training(nn__planner *p) {
+    nn_model *m = p->m;
+    uint32_t i, k, out = p->root[m->row_count - 1], t;
+    nn_cmd *c;
+    c = nn__emit(p, NN__LOSS, out);
+    c->x = p->value[out];
+    p->grad[out] = nn__new_value(p, out);
+    c->dy = p->grad[out];
+    m->forward_count = p->cmds - m->infer_count;
+    for (i = m->row_count; i-- > 0;) {
+        nn_row *r = &m->row[i];
+        nn_need need;
+        if (!(r->flags & NN__GRAD) || (r->flags & NN__INSIDE) || !r->inputs) continue;
+        nn__plan_need(p, i, &need);
+        if (need.flags & NN_ALIAS) continue;
+        for (k = 0; k < r->inputs; k++)
+            nn__emit_backward_input(p, i, k, &need, p->grad[p->root[r->fused]]);
+    }
+    if (m->row[0].flags & NN__GRAD) { /* keeps the input's gradient alive to the end */
+        c = nn__emit(p, NN__BACKWARD, 0);
+        c->dy = p->grad[0];
+    }
+    m->backward_count = p->cmds - m->infer_count - m->forward_count;
+    for (i = 0; i < m->row_count; i++) {
+        int own = 0;
+        for (t = m->row[i].tensor; t < (uint32_t)m->row[i].tensor + m->row[i].tensors; t++)
+            own |= m->tensor[t].alias == t && (m->tensor[t].flags & NN__IS_TRAINED);
+        if (!own || (p->o->fuse_update && !m->rows[i].op->update)) continue;
+        c = nn__emit(p, NN__UPDATE, i);
+        c->keep = m->rows[i].op->update ? p->keep[i] : NN_AT_NONE;
+    }
+    m->update_count = p->cmds - m->infer_count - m->forward_count - m->backward_count;
+}
+
+/* The offset fields of a command that are buffers. */
+static int nn__cmd_buffers(nn_model *m, nn_cmd *c, uint32_t *at[7]) {
+    uint32_t *field[7];
+    int n = 0, k;
+    field[0] = &c->x, field[1] = &c->y, field[2] = &c->dx, field[3] = &c->dy;
+    field[4] = &c->keep, field[5] = &c->tmp, field[6] = &c->x2;
+    for (k = 0; k < 7; k++)
+        if (*field[k] < NN_AT_INPUT &&
+            !(k == 6 && c->what == NN__BACKWARD && m->row[c->row].inputs > 1))
+            at[n++] = field[k];
+    return n;
+}
+
+/* Reads the lives of buffers off the list and places them, the largest first, as low as they fit.
+ */
+static void nn__place_buffers(nn__planner *p, uint32_t first_buffer) {
+    nn_model *m = p->m;
+    uint32_t i, j, *at[7];
+    int k, n;
+    for (i = p->list; i < p->cmds; i++)
+        for (n = nn__cmd_buffers(m, &m->cmd[i], at), k = 0; k < n; k++) {
+            nn__buffer *b = &p->buffer[*at[k]];
+            b->first = nn__min(b->first, (int32_t)i);
+            b->last = (int32_t)i;
+        }
+    for (;;) {
+        nn__buffer *b = NULL;
+        int64_t align, offset = 0;
+        int moved;
+        for (j = first_buffer; j < p->buffers; j++)
+            if (!p->buffer[j].placed && p->buffer[j].last >= 0 &&
+                (!b || p->buffer[j].size > b->size))
+                b = &p->buffer[j];
+        if (!b) break;
+        align = b->size >= 4096 ? 64 : NN_ALIGNMENT;
+        do {
+            for (moved = 0, j = first_buffer; j < p->buffers; j++) {
+                const nn__buffer *o = &p->buffer[j];
+                if (o->placed && o->first <= b->last && b->first <= o->last &&
+                    (int64_t)o->offset < offset + b->size &&
+                    offset < (int64_t)o->offset + o->size) {
+                    offset = nn__round_up((int64_t)o->offset + o->size, align);
+                    moved = 1;
+                }
+            }
+        } while (moved);
+        b->placed = 1;
+        b->offset = (uint32_t)(offset < UINT32_MAX ? offset : UINT32_MAX);
+        if (offset + b->size > p->arena) p->arena = offset + b->size;
+    }
+}
+
+/* Both lists for m->micro samples; offsets within the arena. */
+static void nn__plan_lists(nn__planner *p) {
+    nn_model *m = p->m;
+    uint32_t first;
+    p->arena = 0;
+    p->buffers = p->cmds = p->list = 0;
+    p->training = 0;
+    m->forward_count = m->backward_count = m->update_count = 0;
+    nn__plan_uses(p);
+    nn__emit_forward(p);
+    if (p->pre_act) {
+        nn_cmd *c = nn__emit(p, NN__LAST_ACT, p->root[m->row_count - 1]);
+        c->flags = 0;
+        c->y = p->value[m->row_count - 1];
+    }
+    m->infer_count = p->cmds;
+    nn__place_buffers(p, 0);
+    if (!NN__CAN_TRAIN || (!p->o->train && !p->o->input_grad)) return;
+    p->list = p->cmds;
+    p->training = 1;
+    first = p->buffers;
+    nn__plan_uses(p);
+    nn__emit_forward(p);
+    nn__emit_training(p);
+    nn__place_buffers(p, first);
+}
+
+/* Gives n floats a place at *at. */
+static uint32_t nn__put_floats(int64_t *at, int64_t n, int64_t align) {
+    int64_t start =
+        nn__round_up(*at, n >= 1024 ? nn__max((int32_t)align, align > 4 ? 64 : 4) : align);
+    *at = start + 4 * n;
+    return start < UINT32_MAX ? (uint32_t)start : UINT32_MAX;
+}
+
+/* Where tensor i begins in nn_opts.weights. */
+static uint32_t nn__image_offset(const nn_model *m, uint32_t i) {
+    uint32_t t, at = 0;
+    for (t = 0; t < i; t++)
+        if (m->tensor[t].alias == t) at += 4 * m->tensor[t].count;
+    return at;
+}
+
+/* Where a tensor that does not change lies: in the block, the image, or the model cloned from. */
+static int nn__plan_space(nn__planner *p, uint32_t i, int64_t *at) {
+    nn_tensor *t = &p->m->tensor[i];
+    if (p->src) {
+        const nn_tensor *s = &p->src->tensor[i];
+        t->offset = s->offset;
+        t->layout = s->layout;
+        if (s->flags & NN__IMAGE) t->flags |= NN__IMAGE;
+        else t->flags |= NN__PARENT;
+        if ((t->flags & NN__PARENT) && !(s->flags & NN__PARENT) && p->src->parent)
+            return NN__FAIL(p->o, NN_ERR_CALL, "clone the model this clone was made from");
+    } else if (p->o->in_place) {
+        t->flags |= NN__IMAGE;
+        t->layout = NN__CANONICAL;
+        t->offset = nn__image_offset(p->m, i);
+    } else {
+        t->offset = nn__put_floats(at, t->count, NN_ALIGNMENT);
+    }
+    return 0;
+}
+
+/* Everything behind the tables, which end at byte at. Returns the bytes of the block, or an error.
+ */
+static int64_t nn__plan_block(nn__planner *p, int64_t at) {
+    nn_model *m = p->m;
+    uint32_t i, pass;
+    int states = p->o->optimizer == NN_ADAM ? 2 : p->o->momentum != 0;
+    for (pass = 0; pass < 2; pass++)
+        for (i = 0; i < m->tensor_count; i++) {
+            nn_tensor *t = &m->tensor[i];
+            int err = 0;
+            if (t->alias != i || (t->flags & NN__MOVES ? 0u : 1u) != pass) continue;
+            if (pass) err = nn__plan_space(p, i, &at);
+            else t->offset = nn__put_floats(&at, t->count, NN_ALIGNMENT);
+            if (err) return err;
+            if (!pass) m->moves_end = (uint32_t)nn__min64(at, UINT32_MAX);
+        }
+    m->grad_offset = nn__put_floats(&at, 0, NN_ALIGNMENT);
+    m->grad_count = m->state_count = 0;
+    for (i = 0; i < m->tensor_count; i++) {
+        if (m->tensor[i].alias != i || !(m->tensor[i].flags & NN__IS_TRAINED)) continue;
+        if (!p->o->fuse_update) m->tensor[i].grad = nn__put_floats(&at, m->tensor[i].count, 4);
+        m->grad_count += m->tensor[i].count;
+    }
+    m->state_offset = nn__put_floats(&at, 0, NN_ALIGNMENT);
+    for (i = 0; states && i < m->tensor_count; i++) {
+        if (m->tensor[i].alias != i || !(m->tensor[i].flags & NN__IS_TRAINED)) continue;
+        m->tensor[i].state = nn__put_floats(&at, (int64_t)m->tensor[i].count * states, 4);
+        m->state_count += m->tensor[i].count * (uint32_t)states;
+    }
+    m->loss_offset = nn__put_floats(&at, p->o->loss ? p->o->batch : 0, 4);
+    at = nn__round_up(at, p->arena >= 4096 ? 64 : NN_ALIGNMENT);
+    for (i = 0; i < m->tensor_count; i++) {
+        const nn_tensor *own = &m->tensor[m->tensor[i].alias];
+        m->tensor[i].offset = own->offset;
+        m->tensor[i].grad = own->grad;
+        m->tensor[i].state = own->state;
+        m->tensor[i].layout = own->layout;
+        m->tensor[i].flags = own->flags;
+    }
+    for (i = 0; i < p->cmds; i++) {
+        uint32_t *field[7];
+        int k, n = nn__cmd_buffers(m, &m->cmd[i], field);
+        for (k = 0; k < n; k++) *field[k] = (uint32_t)(at + (int64_t)p->buffer[*field[k]].offset);
+    }
+    return at + p->arena;
+}
+
+/* The rows and the options make sense together. Defaults are filled in here and nowhere else. */
+static int nn__plan_options(nn_opts *o) {
+    int train = o->train != NULL;
+    if (o->batch < 0) return NN__FAIL(o, NN_ERR_OPTION, "batch: %d is negative", (int)o->batch);
+    if (o->loss < 0 || o->loss > NN_CROSS_ENTROPY)
+        return NN__FAIL(o, NN_ERR_OPTION, "loss: %d is none", (int)o->loss);
+    if (o->optimizer < 0 || o->optimizer > NN_ADAM)
+        return NN__FAIL(o, NN_ERR_OPTION, "optimizer: %d is none", (int)o->optimizer);
+    if (o->eps_mode < 0 || o->eps_mode > NN_EPS_KERAS || o->init < 0 || o->init > NN_INIT_KERAS)
+        return NN__FAIL(o, NN_ERR_OPTION, "eps_mode %d or init %d is none", (int)o->eps_mode,
+                        (int)o->init);
+    if (!(o->lr >= 0 && o->momentum >= 0 && o->weight_decay >= 0 && o->eps >= 0 &&
+          o->lr <= FLT_MAX))
+        return NN__FAIL(o, NN_ERR_OPTION,
+                        "lr, momentum, weight_decay and eps must be finite, not negative");
+    if (!(o->beta1 >= 0 && o->beta1 < 1 && o->beta2 >= 0 && o->beta2 < 1))
+        return NN__FAIL(o, NN_ERR_OPTION, "beta1 and beta2 must be from 0 to below 1");
+    if (!NN__CAN_TRAIN && (train || o->input_grad))
+        return NN__FAIL(o, NN_ERR_OPTION, "train and input_grad: this build has NN_NO_TRAIN");
+    if (train && !o->loss) return NN__FAIL(o, NN_ERR_OPTION, "train is set but loss is not");
+    if (train && !(o->lr > 0)) return NN__FAIL(o, NN_ERR_OPTION, "train is set but lr is zero");
+    if (train && !nn__count_words(o->train))
+        return NN__FAIL(o, NN_ERR_OPTION,
+                        "train: the list of patterns is empty; NULL means inference");
+    if (o->fuse_update && o->hook)
+        return NN__FAIL(o, NN_ERR_OPTION,
+                        "fuse_update: the hook needs gradients, which are not kept");
+    if (o->budget < 0) return NN__FAIL(o, NN_ERR_OPTION, "budget: %D is negative", o->budget);
+    if (!o->batch) o->batch = 1;
+    if (o->beta1 <= 0) o->beta1 = 0.89999997615814209f;
+    if (o->beta2 <= 0) o->beta2 = 0.99900001287460327f;
+    if (o->eps <= 0) o->eps = o->eps_mode ? 1.0000000116860974e-7f : 9.9999999392252903e-9f;
+    return 0;
+}
+
+/* The last row against the loss, and fuse_update against the rows. */
+static int nn__plan_output(nn__planner *p) {
+    nn_model *m = p->m;
+    const nn_opts *o = p->o;
+    uint32_t out = m->row_count - 1, i;
+    while (m->row[out].flags & NN__FOLDED) out = m->input[m->row[out].input];
+    m->in_size = (int32_t)nn__elements(&m->row[0]);
+    m->out_size = (int32_t)nn__elements(&m->row[m->row_count - 1]);
+    p->pre_act = (o->loss == NN_BCE && m->row[out].act == NN_SIGMOID) ||
+                 (o->loss == NN_CROSS_ENTROPY && m->row[out].act == NN_SOFTMAX);
+    if ((o->loss == NN_BCE && m->row[out].act == NN_SOFTMAX) ||
+        (o->loss == NN_CROSS_ENTROPY && m->row[out].act == NN_SIGMOID))
+        return NN__FAIL(o, NN_ERR_OPTION,
+                        "%R: its activation does not go with the loss (softmax: "
+                        "NN_CROSS_ENTROPY, sigmoid: NN_BCE)",
+                        m->rows, out);
+    if (o->loss == NN_CROSS_ENTROPY && m->row[out].dim[2] < 2)
+        return NN__FAIL(o, NN_ERR_OPTION, "%R: cross-entropy needs at least 2 outputs, has %S",
+                        m->rows, out, &m->row[out]);
+    for (i = 0; i < m->row_count && o->fuse_update; i++)
+        if ((m->row[i].flags & NN__TRAINS) && (m->row[i].flags & NN__SHARES))
+            return NN__FAIL(o, NN_ERR_OPTION,
+                            "fuse_update: %R shares its tensors, so its gradients have to "
+                            "be summed first",
+                            m->rows, i);
+    return 0;
+}
+
+/* Carves the next piece out of memory (NULL: only counts). */
+static void *nn__take(unsigned char *memory, int64_t *at, int64_t bytes) {
+    int64_t start = *at;
+    *at = start + nn__round_up(bytes, NN_ALIGNMENT);
+    return memory ? memory + start : NULL;
+}
+
+/* Points the model's tables, and those of planning with p, into memory, with room for the counts in
+   m. memory NULL: only counts. Returns the bytes. */
+static int64_t nn__lay_tables(nn_model *m, nn__planner *p, uint32_t cmds, unsigned char *memory) {
+    int64_t at = 0, rows = m->row_count;
+    m->row = (nn_row *)nn__take(memory, &at, rows * (int64_t)sizeof(nn_row));
+    m->input = (uint16_t *)nn__take(memory, &at, (int64_t)m->input_count * 2);
+    m->tensor =
+        (nn_tensor *)nn__take(memory, &at, (int64_t)m->tensor_count * (int64_t)sizeof(nn_tensor));
+    m->cmd = (nn_cmd *)nn__take(memory, &at, (int64_t)cmds * (int64_t)sizeof(nn_cmd));
+    if (p) {
+        p->root = (uint16_t *)nn__take(memory, &at, rows * 2);
+        p->uses = (uint32_t *)nn__take(memory, &at, rows * 4);
+        p->value = (uint32_t *)nn__take(memory, &at, rows * 4);
+        p->grad = (uint32_t *)nn__take(memory, &at, rows * 4);
+        p->keep = (uint32_t *)nn__take(memory, &at, rows * 4);
+        p->buffer = (nn__buffer *)nn__take(memory, &at,
+                                           (int64_t)p->buffer_max * (int64_t)sizeof(nn__buffer));
+    }
+    return at;
+}
+
+static int64_t nn__tables_size(const nn_model *m, uint32_t cmds) {
+    nn_model copy = *m;
+    return nn__lay_tables(&copy, NULL, cmds, NULL);
+}
+
+/* Plans into the workspace that p's tables lie in. text_bytes stand before the tables in the block.
+   Returns the bytes of the block, or an error. */
+static int64_t nn__plan_all(nn__planner *p, nn_opts *o, int64_t text_bytes) {
+    nn_model *m = p->m;
+    int64_t total, least;
+    int err = nn__plan_options(o);
+    m->input_count = m->tensor_count = 0;
+    if (!err) err = nn__plan_names(p);
+    if (!err) err = nn__plan_shapes(p);
+    if (!err) err = nn__plan_training(p);
+    if (!err) err = nn__plan_fusion(p);
+    if (!err) err = nn__plan_output(p);
+    if (err) return err;
+    m->micro = o->batch;
+    for (;;) {
+        nn__plan_lists(p);
+        total = nn__plan_block(p, text_bytes + nn__tables_size(m, p->cmds));
+        if (total < 0 || !o->budget || total <= o->budget) break;
+        least = total;
+        if (m->micro == 1)
+            return NN__FAIL(o, NN_ERR_MEMORY, "budget: %D bytes, but one sample at a time needs %D",
+                            o->budget, least);
+        m->micro = (m->micro + 1) / 2;
+    }
+    if (total > UINT32_MAX)
+        return NN__FAIL(o, NN_ERR_MEMORY, "the model needs %D bytes, more than 4 GiB", total);
+    if (total > 0 && m->micro < o->batch) {
+        uint32_t i;
+        if (o->fuse_update)
+            return NN__FAIL(o, NN_ERR_OPTION,
+                            "budget: needs micro-batches of %d, which fuse_update cannot "
+                            "sum",
+                            (int)m->micro);
+        for (i = 0; i < m->row_count; i++)
+            if ((m->row[i].flags & NN__TRAINS) &&
+                (m->rows[i].op->running || (m->row[i].flags & NN__SHARES)))
+                return NN__FAIL(o, NN_ERR_OPTION,
+                                "budget: needs micro-batches of %d, but %R (batch "
+                                "statistics or shared tensors) needs the whole batch at once",
+                                (int)m->micro, m->rows, i);
+    }
+    return total;
+}
+
+/* What of the rows is known before planning: counts that bound every table. */
+static int nn__plan_counts(nn_model *m, nn__planner *p) {
+    uint32_t i, edges = 0;
+    for (i = 0; i < m->row_count; i++) {
+        int words = m->rows[i].from ? nn__count_words(m->rows[i].from) : 1;
+        edges +=
+            (uint32_t)words + (uint32_t)(m->rows[i].with ? nn__count_words(m->rows[i].with) : 0);
+        if (edges > 8 * NN__ROWS_MAX)
+            return NN__FAIL(p->o, NN_ERR_ROW, "%R: more than 8 inputs", m->rows, i);
+    }
+    m->input_count = edges;
+    m->tensor_count = p->tensor_max = 4 * m->row_count;
+    p->cmd_max = 3 * m->row_count + 4 * edges + 4;
+    p->buffer_max = 6 * m->row_count + 3 * edges + 1;
+    return 0;
+}
+
+/* nn_memory and nn_build in one: what differs is whether m's block is laid out at the end. rows or
+   text (text NULL: rows). */
+typedef struct nn__source {
+    const nn_layer *rows;
+    const char *text;
+    size_t text_size;
+    int32_t text_rows;
+    const nn_model *src;
+    int file; /* the values come from a file */
+} nn__source;
+
+static int nn__misaligned(const void *p, size_t to) { return ((uintptr_t)p & (to - 1)) != 0; }
+
+/* Takes the block: the caller's, checked, or malloc's. */
+static int nn__take_block(nn_model *m, const nn_opts *o, int64_t total) {
+    if (o->memory) {
+        if (o->memory_size < (uint64_t)total)
+            return NN__FAIL(o, NN_ERR_MEMORY, "the block has %D bytes, the model needs %D",
+                            (int64_t)o->memory_size, total);
+        m->block = (unsigned char *)o->memory;
+    } else {
+        if ((uint64_t)total <= SIZE_MAX - 64) m->owned = NN_MALLOC((size_t)total + 64);
+        if (!m->owned) return NN__FAIL(o, NN_ERR_MEMORY, "malloc of %D bytes failed", total);
+        m->block = (unsigned char *)m->owned + (64 - ((uintptr_t)m->owned & 63));
+    }
+    m->block_size = (size_t)total;
+    return 0;
+}
+
+/* Moves rows and tables from the workspace to the block. */
+static int nn__settle(nn_model *m, const nn_opts *o, const nn__source *s, int64_t text_bytes,
+                      int64_t total, uint32_t cmds) {
+    nn_model plan = *m;
+    int err = nn__take_block(m, o, total);
+    if (err) return err;
+    if (s->text) {
+        err = nn__parse_rows(o, s->text, s->text_size, s->text_rows, m->block);
+        if (err) return err;
+        m->rows = (const nn_layer *)(const void *)m->block;
+    }
+    nn__lay_tables(m, NULL, cmds, m->block + text_bytes);
+    NN_MEMCPY(m->row, plan.row, plan.row_count * sizeof(nn_row));
+    NN_MEMCPY(m->input, plan.input, plan.input_count * sizeof(uint16_t));
+    NN_MEMCPY(m->tensor, plan.tensor, plan.tensor_count * sizeof(nn_tensor));
+    NN_MEMCPY(m->cmd, plan.cmd, cmds * sizeof(nn_cmd));
+    return 0;
+}
+
+/* The workspace of planning: malloc's, or under NN_NO_MALLOC the end of the caller's block, so that
+   what is planned can be copied to its beginning. */
+static unsigned char *nn__take_workspace(const nn_opts *o, int64_t bytes, void **owned) {
+    *owned = NULL;
+    if (!NN__PLANS_IN_BLOCK) {
+        if ((uint64_t)bytes <= SIZE_MAX) *owned = NN_MALLOC((size_t)bytes);
+        if (!*owned) (void)NN__FAIL(o, NN_ERR_MEMORY, "malloc of %D bytes to plan failed", bytes);
+        return (unsigned char *)*owned;
+    }
+    if (!o->memory || o->memory_size < (uint64_t)bytes) {
+        (void)NN__FAIL(o, NN_ERR_MEMORY, "the block has %D bytes, planning alone needs %D",
+                       o->memory ? (int64_t)o->memory_size : (int64_t)0, bytes);
+        return NULL;
+    }
+    return (unsigned char *)o->memory +
+           ((o->memory_size - (size_t)bytes) & ~(size_t)(NN_ALIGNMENT - 1));
+}
+
+/* Checks of the arguments that need no rows. */
+static int nn__check_source(const nn__source *s, const nn_opts *o) {
+    if (!s->text && !s->rows) return NN__FAIL(o, NN_ERR_ROW, "rows is NULL");
+    if (nn__misaligned(o->memory, NN_ALIGNMENT))
+        return NN__FAIL(o, NN_ERR_ALIGN, "memory is not aligned to %d bytes", NN_ALIGNMENT);
+    if (nn__misaligned(o->weights, 4))
+        return NN__FAIL(o, NN_ERR_ALIGN, "weights is not aligned to 4 bytes");
+    if (nn__float_is_broken())
+        return NN__FAIL(o, NN_ERR_FLOAT,
+                        "arithmetic is not IEEE 754 here (-ffast-math, flush to zero?)");
+    return 0;
+}
+
+/* Plans m->rows in a workspace, then lays the block out if build. text_bytes of the block hold rows
+   that came as text. Returns the bytes of the block, or an error. */
+static int64_t nn__plan_rows(nn__planner *p, const nn__source *s, nn_opts *o, int64_t text_bytes,
+                             int build) {
+    nn_model *m = p->m;
+    int64_t total, work;
+    unsigned char *workspace;
+    void *owned;
+    int err;
+    m->row_count = nn__count_rows(m->rows);
+    if (!m->row_count || m->row_count > NN__ROWS_MAX)
+        return NN__FAIL(o, NN_ERR_ROW, "the table has %d rows, not 1 to %d", (int)m->row_count,
+                        NN__ROWS_MAX);
+    err = nn__plan_counts(m, p);
+    if (err) return err;
+    work = nn__lay_tables(m, p, p->cmd_max, NULL);
+    workspace = nn__take_workspace(o, work + (NN__PLANS_IN_BLOCK ? text_bytes : 0), &owned);
+    if (!workspace) return NN_ERR_MEMORY;
+    NN_MEMSET(workspace, 0, (size_t)work);
+    nn__lay_tables(m, p, p->cmd_max, workspace);
+    total = nn__plan_all(p, o, text_bytes);
+    if (total > 0 && NN__PLANS_IN_BLOCK) {
+        int64_t both = text_bytes + nn__tables_size(m, p->cmds) + text_bytes + work;
+        if (total < both) total = both;
+    }
+    if (total > 0 && build) {
+        err = nn__settle(m, o, s, text_bytes, total, p->cmds);
+        if (err) total = err;
+    }
+    NN_FREE(owned);
+    return total;
+}
+
+static int64_t nn__plan(nn_model *m, const nn__source *s, const nn_opts *given, int build) {
+    nn_opts o = nn__given(given);
+    nn__planner p;
+    int64_t text_bytes = 0, total;
+    void *owned = NULL;
+    NN_MEMSET(m, 0, sizeof *m);
+    NN_MEMSET(&p, 0, sizeof p);
+    p.m = m;
+    p.o = &o;
+    p.src = s->src;
+    m->rows = s->rows;
+    total = nn__check_source(s, &o);
+    if (!total && s->text) {
+        unsigned char *workspace;
+        text_bytes = nn__text_bytes(s->text_rows, s->text_size);
+        workspace = nn__take_workspace(&o, text_bytes, &owned);
+        m->rows = (const nn_layer *)(const void *)workspace;
+        total = workspace ? nn__parse_rows(&o, s->text, s->text_size, s->text_rows, workspace)
+                          : NN_ERR_MEMORY;
+    }
+    if (!total) total = nn__plan_rows(&p, s, &o, text_bytes, build);
+    NN_FREE(owned);
+    m->opts = o;
+    m->kernels = nn__pick_kernels();
+    return total;
+}
+
+/* >>ops -----------------------------------------------------------------------------------------
+   One block an op, of one shape: formula and layout; shape (the only place that refuses); plan
+   (scratch, what is kept for backward, what may be overwritten); forward; backward. Gradients of
+   parameters accumulate (+=), gradients of activations assign. To add an op: its block, its line in
+   nn.h's list of ops, its line in NN_OPS, its paragraph in the manual, its cases in the tests. */
+
+/* The place of an offset of a command: in the block, the caller's samples, or NULL. */
+NN__INLINE unsigned char *nn__at(const nn_model *m, uint32_t offset) {
+    if (offset == NN_AT_NONE) return NULL;
+    if (offset == NN_AT_INPUT) return (unsigned char *)(uintptr_t)m->run.x;
+    return m->block + offset;
+}
+
+NN__INLINE float *nn__floats(const nn_model *m, uint32_t offset) {
+    return (float *)(void *)nn__at(m, offset);
+}
+
+NN__INLINE float *nn__values(const nn_model *m, const nn_tensor *t) {
+    const unsigned char *base = t->flags & NN__IMAGE    ? m->image
+                                : t->flags & NN__PARENT ? m->parent
+                                                        : m->block;
+    return (float *)(void *)(uintptr_t)(base + t->offset);
+}
+
+NNDEF float *nn_at(const nn_model *m, uint32_t offset) { return nn__floats(m, offset); }
+
+NN__INLINE const nn_tensor *nn__tensor(const nn_model *m, const nn_cmd *c, int k) {
+    return &m->tensor[m->row[c->row].tensor + k];
+}
+
+/* Input 0 of a command's row. */
+NN__INLINE const nn_row *nn__in(const nn_model *m, const nn_cmd *c) {
+    return &m->row[m->input[m->row[c->row].input]];
+}
+
+NN__INLINE size_t nn__samples(const nn_model *m) { return (size_t)m->run.n; }
+
+/* The activation that a row applies to its own output, unless it is left to somebody else. */
+static void nn__apply_act(const nn_model *m, const nn_cmd *c, float *y, size_t n) {
+    const nn_row *r = &m->row[c->row];
+    float slope = m->rows[r->act_row].slope;
+    if (r->act == NN_LINEAR || (c->flags & NN__NO_ACT)) return;
+    if (slope == 0) slope = 0.0099999997764825821f;
+    NN__CALL(m, act)(y, n, r->dim[2], r->act, slope);
+}
+
+#ifndef NN_NO_TRAIN
+static void nn__apply_act_grad(const nn_model *m, const nn_cmd *c, float *dy, const float *y,
+                               size_t n) {
+    const nn_row *r = &m->row[c->row];
+    float slope = m->rows[r->act_row].slope;
+    if (r->act == NN_LINEAR || (c->flags & NN__NO_ACT)) return;
+    if (slope == 0) slope = 0.0099999997764825821f;
+    NN__CALL(m, act_grad)(dy, y, n, r->dim[2], r->act, slope);
+}
+
+/* The gradient of tensor k of a command's row, to add to; NULL: it does not train. With fuse_update
+   it lies in the command's scratch, behind those of the tensors before it. */
+static float *nn__grad(const nn_model *m, const nn_cmd *c, int k) {
+    const nn_tensor *t = nn__tensor(m, c, k);
+    uint32_t at = c->x2;
+    int i = m->rows[c->row].op->fuses;
+    if (!(t->flags & NN__IS_TRAINED)) return NULL;
+    if (t->grad != NN_AT_NONE) return nn__floats(m, t->grad);
+    for (; i < k; i++) at += 4 * nn__tensor(m, c, i)->count;
+    return nn__floats(m, at);
+}
+
+/* dbias[o] += sum over rows of dy[r][o], in order. */
+static void nn__bias_grad(float *dbias, const float *dy, size_t rows, int32_t cols) {
+    size_t r;
+    int32_t o;
+    for (r = 0; r < rows; r++, dy += cols)
+        for (o = 0; o < cols; o++) dbias[o] += dy[o];
+}
+
+static void nn__update_tensor(nn_model *m, const nn_tensor *t, uint32_t first, uint32_t count,
+                              const float *g);
+#endif
+
+/* B of a product is the weight t with k rows, as it lies. */
+static void nn__set_weight(const nn_model *m, const nn_tensor *t, nn__gemm *g) {
+    ptrdiff_t k = (ptrdiff_t)(t->count / (uint32_t)t->dim[0]);
+    g->b = nn__values(m, t);
+    g->bc = k;
+    g->bj = t->layout == NN__PANELS ? 1 : k;
+    g->b_panels = t->layout == NN__PANELS;
+    g->bk[0] = 1;
+}
+
+/* Output shape of a channels-last row. */
+static void nn__set_shape(nn_row *r, int32_t h, int32_t w, int32_t c) {
+    r->dim[0] = h;
+    r->dim[1] = w;
+    r->dim[2] = c;
+    r->ndim = 3;
+}
+
+/* The descriptor of an op, from its block's functions. */
+#define NN__F(field) (1u << NN__AT_##field)
+#define NN__DEFINE_OP(id, stem, suffixes, inputs_min, inputs_max, running, role, fuses, shape, \
+                      plan, update, fields)                                                    \
+    NN__CONSTANT_BEGIN const nn_op nn_op_##id = { #id,                                         \
+                                                  stem,                                        \
+                                                  suffixes,                                    \
+                                                  fields,                                      \
+                                                  inputs_min,                                  \
+                                                  inputs_max,                                  \
+                                                  running,                                     \
+                                                  role,                                        \
+                                                  fuses,                                       \
+                                                  shape,                                       \
+                                                  plan,                                        \
+                                                  nn__##id##_forward,                          \
+                                                  NN__TRAIN_ONLY(nn__##id##_backward),         \
+                                                  update };                                    \
+    NN__CONSTANT_END
+
+/* ---- input: y = (x * scale - mean) / std, uint8 to float, channels first to last ---- */
+
+static int nn__input_shape(nn_shape *s) {
+    const nn_layer *row = s->row;
+    int n = 0, k;
+    while (n < 3 && row->shape[n]) n++;
+    for (k = n; k < 3; k++)
+        if (row->shape[k]) return nn_row_error(s, "shape has a zero before its last dimension");
+    if (!n) return nn_row_error(s, "shape is missing");
+    for (k = 0; k < n; k++) s->out->dim[3 - n + k] = row->shape[k];
+    s->out->ndim = (uint8_t)n;
+    if (row->order && n < 3)
+        return nn_row_error(s, "order = NN_CHW needs a shape of three dimensions");
+    for (k = 0; k < 4; k++)
+        if ((row->mean[k] != 0 || row->std[k] != 0) && k >= s->out->dim[2])
+            return NN__ROW_FAIL(s, "mean or std for channel %d of %d", k, (int)s->out->dim[2]);
+    if ((row->mean[0] != 0 || row->std[0] != 0) && s->out->dim[2] > 4)
+        return NN__ROW_FAIL(s, "mean and std take at most 4 channels, not %d", (int)s->out->dim[2]);
+    return 0;
+}
+
+static int nn__input_is_scaled(const nn_layer *row) {
+    int k, scaled = row->scale != 0;
+    for (k = 0; k < 4; k++) scaled |= row->mean[k] != 0 || row->std[k] != 0;
+    return scaled;
+}
+
+static void nn__input_plan(const nn_model *m, uint32_t row, nn_need *need) {
+    const nn_layer *r = &m->rows[row];
+    int as_is = r->type == NN_F32 && r->order == NN_HWC && !nn__input_is_scaled(r);
+    /* a training batch is gathered in shuffled order, so it is copied even if nothing else is to do
+     */
+    if (as_is && !(need->training && m->micro > 1)) need->flags = NN_ALIAS;
+}
+
+/* Number, within the caller's data, of sample i of this turn. */
+static size_t nn__sample_number(const nn_model *m, int32_t i) {
+    uint32_t at = (uint32_t)(m->run.first + m->run.at + i);
+    if (!m->run.period) return at;
+    return nn__shuffled(nn__key(m->opts.seed, 0x5f17, m->run.epoch), at, m->run.period);
+}
+
+static void nn__input_forward(nn_model *m, const nn_cmd *c) {
+    const nn_layer *row = &m->rows[c->row];
+    const nn_row *r = &m->row[c->row];
+    size_t size = (size_t)m->in_size, ch = (size_t)r->dim[2], area = size / ch, k, e;
+    float *y = nn__floats(m, c->y);
+    int32_t i;
+    for (i = 0; i < m->run.n; i++, y += size) {
+        size_t at = nn__sample_number(m, i) * size;
+        const unsigned char *bytes = m->run.data + at;
+        const float *floats = (const float *)(const void *)m->run.data + at;
+        for (e = 0, k = 0; e < size; e++) {
+            size_t to = row->order == NN_CHW ? e % area * ch + e / area : e;
+            y[to] = row->type == NN_U8 ? (float)bytes[e] : floats[e];
+        }
+        if (nn__input_is_scaled(row)) NN__CALL(m, affine)
+        (y, size, r->dim[2], row->scale != 0 ? row->scale : 1.0f, row->mean, row->std);
+        (void)k;
+    }
+}
+
+#ifndef NN_NO_TRAIN
+/* The caller's dx, in the caller's order: dx = dy scale / std. */
+static void nn__input_backward(nn_model *m, const nn_cmd *c) {
+    const nn_layer *row = &m->rows[c->row];
+    size_t size = (size_t)m->in_size, ch = (size_t)m->row[c->row].dim[2], area = size / ch, e;
+    float *dy = nn__floats(m, c->dy), *dx = m->run.dx, none[4] = { 0, 0, 0, 0 };
+    int32_t i;
+    for (i = 0; dx && i < m->run.n; i++, dy += size, dx += size) {
+        for (e = 0; e < size; e++) dx[e] = dy[row->order == NN_CHW ? e % area * ch + e / area : e];
+        if (!nn__input_is_scaled(row)) continue;
+        for (e = 0; e < size; e++) NN__CALL(m, affine)
+        (dx + e, 1, 1, row->scale != 0 ? row->scale : 1.0f, none,
+         row->std + (ch > 4                 ? 0
+                     : row->order == NN_CHW ? e / area
+                                            : e % ch));
+    }
+}
+#endif
+
+NN__DEFINE_OP(input, "input", "", 0, 0, 0, NN__INPUT_ROLE, 0, nn__input_shape, nn__input_plan, NULL,
+              NN__F(SHAPE) | NN__F(TYPE) | NN__F(ORDER) | NN__F(SCALE) | NN__F(MEAN) | NN__F(STD))
+
+/* ---- dense: y[r][o] = act(sum_i x[r][i] w[o][i] + b[o]), r over samples and leading
+   dimensions ---- */
+
+static int nn__dense_shape(nn_shape *s) {
+    const nn_row *in = s->in[0];
+    if (s->row->units < 1) return nn_row_error(s, "units is missing");
+    *s->out->dim = in->dim[0];
+    s->out->dim[1] = in->dim[1];
+    s->out->dim[2] = s->row->units;
+    s->out->ndim = in->ndim;
+    s->tensors = s->row->no_bias ? 1 : 2;
+    s->dim[0][0] = s->dim[1][0] = s->row->units;
+    s->dim[0][1] = in->dim[2];
+    s->tensor_ndim[0] = 2;
+    s->tensor_ndim[1] = 1;
+    s->panels[0] = s->row->units >= NN__LANES;
+    return 0;
+}
+
+static void nn__dense_plan(const nn_model *m, uint32_t row, nn_need *need) {
+    if (m->row[row].flags & NN__TRAINS) need->flags |= NN_NEED_X;
+    if (m->row[row].act) need->flags |= NN_NEED_Y;
+}
+
+static void nn__dense_forward(nn_model *m, const nn_cmd *c) {
+    const nn_row *r = &m->row[c->row];
+    const nn_tensor *w = nn__tensor(m, c, 0);
+    nn__gemm g;
+    NN_MEMSET(&g, 0, sizeof g);
+    g.a = nn__floats(m, c->x);
+    g.ar = nn__in(m, c)->dim[2];
+    g.ak[0] = 1;
+    nn__set_weight(m, w, &g);
+    if (r->tensors > 1) g.bias = nn__values(m, nn__tensor(m, c, 1));
+    g.c = nn__floats(m, c->y);
+    g.cc = g.cj = 1;
+    g.cr = r->dim[2];
+    g.rows = (int32_t)nn__samples(m) * r->dim[0] * r->dim[1];
+    g.cols = r->dim[2];
+    g.n[0] = w->dim[1];
+    g.n[1] = g.n[2] = 1;
+    if (g.cols < NN__LANES) NN__CALL(m, lanes)(&g);
+    else NN__CALL(m, gemm)(&g);
+    nn__apply_act(m, c, g.c, (size_t)g.rows * (size_t)g.cols);
+}
+
+#ifndef NN_NO_TRAIN
+/* dx[r][i] = sum_o dy[r][o] w[o][i] */
+static void nn__dense_input_grad(const nn_model *m, const nn_cmd *c, int32_t rows) {
+    const nn_tensor *w = nn__tensor(m, c, 0);
+    int32_t in = w->dim[1], out = w->dim[0], whole = w->layout == NN__PANELS ? out & ~15 : out;
+    nn__gemm g;
+    NN_MEMSET(&g, 0, sizeof g);
+    g.a = nn__floats(m, c->dy);
+    g.ar = out;
+    g.ak[0] = 1;
+    g.ak[1] = NN__LANES;
+    g.b = nn__values(m, w);
+    g.c = nn__floats(m, c->dx);
+    g.cc = g.cj = 1;
+    g.cr = in;
+    g.rows = rows;
+    g.cols = in;
+    g.n[0] = out;
+    g.n[1] = g.n[2] = 1;
+    g.bc = g.bj = 1;
+    g.bk[0] = in;
+    if (in < NN__LANES) {
+        g.b_panels = w->layout == NN__PANELS;
+        g.bk[1] = (ptrdiff_t)NN__LANES * in;
+        NN__CALL(m, lanes)(&g);
+        return;
+    }
+    if (w->layout == NN__PANELS) {
+        g.bc = g.bj = NN__LANES;
+        g.bk[0] = 1;
+        g.bk[1] = (ptrdiff_t)NN__LANES * in;
+        g.n[0] = NN__LANES;
+        g.n[1] = whole / NN__LANES;
+    }
+    NN__CALL(m, gemm)(&g);
+    if (whole == out) return;
+    g.a += whole;
+    g.b += (ptrdiff_t)whole * in;
+    g.bc = g.bj = out - whole;
+    g.n[0] = out - whole;
+    g.n[1] = 1;
+    g.add = 1;
+    NN__CALL(m, gemm)(&g);
+}
+
+/* dw[o][i] += sum_r dy[r][o] x[r][i] for the k_count rows of the weight from k_first on. Panels:
+   those are inputs, lanes go across outputs. [out,in] (fewer than 16 outputs): those are outputs.
+ */
+static void nn__dense_weight_grad(const nn_model *m, const nn_cmd *c, int32_t rows, int32_t k_first,
+                                  int32_t k_count, int32_t col, int32_t cols, float *dw) {
+    const nn_tensor *w = nn__tensor(m, c, 0);
+    const float *x = nn__floats(m, c->x), *dy = nn__floats(m, c->dy);
+    int32_t in = w->dim[1], out = w->dim[0];
+    nn__gemm g;
+    NN_MEMSET(&g, 0, sizeof g);
+    g.bj = g.bc = g.cj = g.ar = 1;
+    g.n[0] = rows;
+    g.n[1] = g.n[2] = 1;
+    g.rows = k_count;
+    g.cols = cols;
+    g.add = 1;
+    g.c = dw;
+    if (w->layout == NN__PANELS) {
+        g.a = x + k_first;
+        g.ak[0] = in;
+        g.b = dy + col;
+        g.bk[0] = out;
+        g.cc = in;
+        g.cr = 1;
+        g.c_panels = 1;
+    } else {
+        g.a = dy + k_first;
+        g.ak[0] = out;
+        g.b = x + col;
+        g.bk[0] = in;
+        g.cc = 1;
+        g.cr = cols == in ? in : cols;
+    }
+    NN__CALL(m, gemm)(&g);
+}
+
+/* The update without a gradient buffer: a tile of the gradient at a time, summed in the same order.
+ */
+static void nn__dense_fused_update(nn_model *m, const nn_cmd *c, int32_t rows) {
+    const nn_tensor *w = nn__tensor(m, c, 0);
+    int32_t in = w->dim[1], out = w->dim[0], k, j, kn, jn;
+    float tile[4 * NN__LANES];
+    if (w->layout == NN__PANELS) {
+        for (j = 0; j < out; j += NN__LANES)
+            for (k = 0; k < in; k += 4) {
+                jn = nn__min(NN__LANES, out - j);
+                kn = nn__min(4, in - k);
+                NN_MEMSET(tile, 0, sizeof tile);
+                nn__dense_weight_grad(m, c, rows, k, kn, j, jn, tile);
+                nn__update_tensor(m, w, (uint32_t)(j * in + k * jn), (uint32_t)(kn * jn), tile);
+            }
+    } else {
+        for (k = 0; k < out; k++)
+            for (j = 0; j < in; j += 4 * NN__LANES) {
+                jn = nn__min(4 * NN__LANES, in - j);
+                NN_MEMSET(tile, 0, sizeof tile);
+                nn__dense_weight_grad(m, c, rows, k, 1, j, jn, tile);
+                nn__update_tensor(m, w, (uint32_t)(k * in + j), (uint32_t)jn, tile);
+            }
+    }
+}
+
+static void nn__dense_backward(nn_model *m, const nn_cmd *c) {
+    const nn_row *r = &m->row[c->row];
+    const nn_tensor *w = nn__tensor(m, c, 0);
+    int32_t rows = (int32_t)nn__samples(m) * r->dim[0] * r->dim[1];
+    float *dy = nn__floats(m, c->dy);
+    nn__apply_act_grad(m, c, dy, nn__floats(m, c->y), (size_t)rows * (size_t)r->dim[2]);
+    if (c->dx != NN_AT_NONE) nn__dense_input_grad(m, c, rows);
+    if (!(w->flags & NN__IS_TRAINED)) return;
+    if (r->tensors > 1) nn__bias_grad(nn__grad(m, c, 1), dy, (size_t)rows, r->dim[2]);
+    if (w->grad == NN_AT_NONE) nn__dense_fused_update(m, c, rows);
+    else if (w->layout == NN__PANELS)
+        nn__dense_weight_grad(m, c, rows, 0, w->dim[1], 0, w->dim[0], nn__grad(m, c, 0));
+    else nn__dense_weight_grad(m, c, rows, 0, w->dim[0], 0, w->dim[1], nn__grad(m, c, 0));
+}
+#endif
+
+NN__DEFINE_OP(dense, "dense", "weight bias", 1, 1, 0, NN__PLAIN, 1, nn__dense_shape, nn__dense_plan,
+              NULL,
+              NN__F(UNITS) | NN__F(ACT) | NN__F(SLOPE) | NN__F(NO_BIAS) | NN__F(LR) |
+                  NN__F(NO_DECAY))
+
+/* ---- conv2d: y[oy][ox][o] = act(b[o] + sum_{kh,kw,ci} x[oy sh + kh dh - pt][ox sw + kw dw -
+   pl][ci] w[o][ci][kh][kw]) Taps outside the image are skipped, so the sum runs over (kh, kw,
+   ci) of those inside. With a max pool inside, a block of windows at a time goes through
+   scratch, and only the pooled map and the winners' numbers stay. ---- */
+
+typedef struct nn__conv {
+    int32_t h, w, ci, oh, ow, co; /* input and output maps */
+    int32_t kh, kw, sh, sw, dh, dw, top, left, right;
+    int32_t groups, gi, go, k; /* channels in and out of a group; kh * kw * gi */
+    int32_t ph, pw, psh, psw, py,
+        px; /* pool inside: window, stride, pooled map; else 1 and the map */
+    int pooled;
+} nn__conv;
+
+#define NN__POOL_BLOCK 8 /* windows of a row that a fused pool takes at a time */
+
+static int32_t nn__out_size(int64_t in, int64_t pads, int64_t kernel, int64_t stride,
+                            int64_t dilation) {
+    int64_t span = in + pads - dilation * (kernel - 1) - 1;
+    return span < 0 ? 0 : (int32_t)(span / stride + 1);
+}
+
+static nn__conv nn__conv_of(const nn_model *m, uint32_t i) {
+    const nn_layer *row = &m->rows[i];
+    const nn_row *in = &m->row[m->input[m->row[i].input]];
+    nn__conv v;
+    NN_MEMSET(&v, 0, sizeof v);
+    v.h = in->dim[0], v.w = in->dim[1], v.ci = in->dim[2];
+    v.kh = nn__pair(row->kernel, 0, 1), v.kw = nn__pair(row->kernel, 1, 1);
+    v.sh = nn__pair(row->stride, 0, 1), v.sw = nn__pair(row->stride, 1, 1);
+    v.dh = nn__pair(row->dilation, 0, 1), v.dw = nn__pair(row->dilation, 1, 1);
+    v.top = row->pad[0], v.left = row->pad[1], v.right = row->pad[3];
+    v.oh = m->row[i].dim[0], v.ow = m->row[i].dim[1], v.co = m->row[i].dim[2];
+    v.groups = nn__or1(row->groups);
+    v.gi = v.ci / v.groups, v.go = v.co / v.groups;
+    v.k = v.kh * v.kw * v.gi;
+    v.ph = v.pw = v.psh = v.psw = 1;
+    v.py = v.oh, v.px = v.ow;
+    v.pooled = m->row[i].fused != i;
+    if (v.pooled) {
+        const nn_layer *pool = &m->rows[m->row[i].fused];
+        v.ph = nn__pair(pool->kernel, 0, 1), v.pw = nn__pair(pool->kernel, 1, 1);
+        v.psh = nn__pair(pool->stride, 0, v.ph), v.psw = nn__pair(pool->stride, 1, v.pw);
+        v.py = m->row[m->row[i].fused].dim[0], v.px = m->row[m->row[i].fused].dim[1];
+    }
+    return v;
+}
+
+/* Kernel, stride, dilation and pads of a windowed row against its input. */
+static int nn__window_shape(nn_shape *s, int32_t channels) {
+    const nn_layer *row = s->row;
+    int pool = s->row->op->role != NN__CONV_ROLE, k;
+    int32_t size[2];
+    if (s->in[0]->ndim != 3) return nn_row_error(s, "needs an image [H,W,C] as input");
+    if (row->kernel[0] < 1) return nn_row_error(s, "kernel is missing");
+    for (k = 0; k < 2; k++) {
+        int32_t in = s->in[0]->dim[k], kernel = nn__pair(row->kernel, k, 1);
+        int32_t dilation = nn__pair(row->dilation, k, 1);
+        int32_t stride = nn__pair(row->stride, k, pool ? kernel : 1);
+        if (row->stride[0] == 0 && row->stride[1] != 0)
+            return nn_row_error(s, "stride has a second element but no first");
+        if (row->dilation[0] == 0 && row->dilation[1] != 0)
+            return nn_row_error(s, "dilation has a second element but no first");
+        size[k] =
+            nn__out_size(in, (int64_t)row->pad[k] + row->pad[k + 2], kernel, stride, dilation);
+        if (pool && (row->pad[k] >= kernel || row->pad[k + 2] >= kernel))
+            return NN__ROW_FAIL(s, "padding %d and %d must be smaller than the kernel's %d",
+                                (int)row->pad[k], (int)row->pad[k + 2], (int)kernel);
+        if (size[k] < 1)
+            return NN__ROW_FAIL(s, "kernel %dx%d larger than input %S", (int)row->kernel[0],
+                                (int)nn__pair(row->kernel, 1, 1), s->in[0]);
+    }
+    nn__set_shape(s->out, size[0], size[1], channels);
+    return 0;
+}
+
+static int nn__conv2d_shape(nn_shape *s) {
+    const nn_layer *row = s->row;
+    int32_t groups = nn__or1(row->groups), in = s->in[0]->dim[2];
+    int err;
+    if (row->units < 1) return nn_row_error(s, "units is missing");
+    err = nn__window_shape(s, row->units);
+    if (err) return err;
+    if (in % groups || row->units % groups)
+        return NN__ROW_FAIL(s, "%d input and %d output channels do not divide into %d groups",
+                            (int)in, (int)row->units, (int)groups);
+    s->tensors = row->no_bias ? 1 : 2;
+    s->dim[0][0] = s->dim[1][0] = row->units;
+    s->dim[0][1] = in / groups;
+    s->dim[0][2] = row->kernel[0];
+    s->dim[0][3] = nn__pair(row->kernel, 1, 1);
+    s->tensor_ndim[0] = 4;
+    s->tensor_ndim[1] = 1;
+    s->panels[0] = 1;
+    return 0;
+}
+
+/* Bits that number the elements of a pooling window. */
+static int nn__index_bits(int32_t elements) {
+    return elements <= 2 ? 1 : elements <= 4 ? 2 : elements <= 16 ? 4 : elements <= 256 ? 8 : 32;
+}
+
+NN__INLINE void nn__put_index(unsigned char *keep, int bits, size_t i, uint32_t v) {
+    size_t at = i * (size_t)bits;
+    if (bits == 32) {
+        nn__put32(keep + at / 8, v);
+    } else {
+        uint32_t mask = ((1u << bits) - 1u) << at % 8;
+        keep[at / 8] = (unsigned char)((keep[at / 8] & ~mask) | v << at % 8);
+    }
+}
+
+NN__INLINE uint32_t nn__get_index(const unsigned char *keep, int bits, size_t i) {
+    size_t at = i * (size_t)bits;
+    if (bits == 32) return nn__get32(keep + at / 8);
+    return (uint32_t)keep[at / 8] >> at % 8 & ((1u << bits) - 1u);
+}
+
+static int64_t nn__index_bytes(int32_t window, int64_t elements) {
+    return (elements * nn__index_bits(window) + 7) / 8;
+}
+
+static void nn__conv2d_plan(const nn_model *m, uint32_t row, nn_need *need) {
+    const nn_row *r = &m->row[row];
+    nn__conv v = nn__conv_of(m, row);
+    if (r->flags & NN__TRAINS) need->flags |= NN_NEED_X;
+    if (r->act) need->flags |= NN_NEED_Y;
+    if (!v.pooled) return;
+    need->tmp = 4 * (int64_t)v.ph * ((nn__min(v.px, NN__POOL_BLOCK) - 1) * v.psw + v.pw) *
+                nn__min(v.go, NN__LANES);
+    need->tmp_back = 4 * nn__times(nn__times(v.ph, v.ow), v.co);
+    need->keep = nn__index_bytes(v.ph * v.pw, (int64_t)v.py * v.px * v.co);
+}
+
+/* The range of outputs [*lo, *hi) whose tap at offset (kernel position times dilation, less the
+   padding) lies in an input of size in. */
+static void nn__tap_range(int32_t in, int32_t out, int32_t stride, int32_t offset, int32_t *lo,
+                          int32_t *hi) {
+    *lo = offset < 0 ? (-offset + stride - 1) / stride : 0;
+    *hi = in - 1 - offset < 0 ? 0 : (in - 1 - offset) / stride + 1;
+    if (*hi > out) *hi = out;
+}
+
+/* The range of taps [*lo, *hi) that lie in the input, for the output whose first tap is at first.
+ */
+static void nn__valid_taps(int32_t in, int32_t kernel, int32_t dilation, int32_t first, int32_t *lo,
+                           int32_t *hi) {
+    *lo = first < 0 ? (-first + dilation - 1) / dilation : 0;
+    *hi = in - 1 - first < 0 ? 0 : (in - 1 - first) / dilation + 1;
+    if (*hi > kernel) *hi = kernel;
+}
+
+/* Row oy, columns [ox, ox + count) and channels [c0, c0 + cols) of group g of the map before the
+   activation; all those columns have the taps [kw0, kw1) inside. */
+static void nn__conv_run(const nn_model *m, const nn__conv *v, const nn_tensor *t,
+                         const float *bias, const float *x, int32_t g, int32_t c0, int32_t cols,
+                         int32_t oy, int32_t ox, int32_t count, int32_t kw0, int32_t kw1, float *y,
+                         int32_t stride) {
+    int32_t kh0, kh1, iy = oy * v->sh - v->top, ix = ox * v->sw - v->left;
+    int packed = t->layout == NN__PANELS;
+    nn__gemm p;
+    NN_MEMSET(&p, 0, sizeof p);
+    nn__valid_taps(v->h, v->kh, v->dh, iy, &kh0, &kh1);
+    p.a = x + (((ptrdiff_t)iy + kh0 * v->dh) * v->w + ix + kw0 * v->dw) * v->ci + g * v->gi;
+    p.ar = (ptrdiff_t)v->sw * v->ci;
+    p.ak[0] = 1;
+    p.ak[1] = (ptrdiff_t)v->dw * v->ci;
+    p.ak[2] = (ptrdiff_t)v->dh * v->w * v->ci;
+    p.n[0] = v->gi;
+    p.n[1] = kw1 - kw0;
+    p.n[2] = kh1 - kh0;
+    nn__set_weight(m, t, &p);
+    p.b += ((ptrdiff_t)g * v->go + c0) * v->k;
+    if (packed) {
+        p.b0 = ((ptrdiff_t)kh0 * v->kw + kw0) * v->gi;
+        p.bk[1] = v->gi;
+        p.bk[2] = (ptrdiff_t)v->kw * v->gi;
+        if (v->groups == 1 && v->dw == 1) { /* the taps of a row are one run in x and in w */
+            p.n[0] *= p.n[1];
+            p.n[1] = 1;
+        }
+    } else {
+        p.b0 = (ptrdiff_t)kh0 * v->kw + kw0;
+        p.bk[0] = (ptrdiff_t)v->kh * v->kw;
+        p.bk[1] = 1;
+        p.bk[2] = v->kw;
+    }
+    if (bias) p.bias = bias + g * v->go + c0;
+    p.c = y;
+    p.cc = p.cj = 1;
+    p.cr = stride;
+    p.rows = count;
+    p.cols = cols;
+    NN__CALL(m, gemm)(&p);
+}
+
+/* Columns [ox0, ox1) of row oy: the border a column at a time, what lies inside at once. */
+static void nn__conv_row(const nn_model *m, const nn__conv *v, const nn_cmd *c, const float *x,
+                         int32_t g, int32_t c0, int32_t cols, int32_t oy, int32_t ox0, int32_t ox1,
+                         float *y, int32_t stride) {
+    const nn_tensor *t = nn__tensor(m, c, 0);
+    const float *bias = m->row[c->row].tensors > 1 ? nn__values(m, nn__tensor(m, c, 1)) : NULL;
+    int32_t ox = ox0, end, lo, hi, inner_lo, inner_hi, unused;
+    nn__tap_range(v->w, v->ow, v->sw, -v->left, &inner_lo, &unused);
+    nn__tap_range(v->w, v->ow, v->sw, (v->kw - 1) * v->dw - v->left, &unused, &inner_hi);
+    for (; ox < ox1; ox = end) {
+        end = ox >= inner_lo && ox < inner_hi ? nn__min(inner_hi, ox1) : ox + 1;
+        nn__valid_taps(v->w, v->kw, v->dw, ox * v->sw - v->left, &lo, &hi);
+        nn__conv_run(m, v, t, bias, x, g, c0, cols, oy, ox, end - ox, lo, hi,
+                     y + (ptrdiff_t)(ox - ox0) * stride, stride);
+    }
+}
+
+/* The winner of each window of a block, first in row order; NaN wins as in PyTorch. */
+static void nn__pool_block(const nn__conv *v, const float *map, int32_t width, int32_t cols,
+                           int32_t windows, float *y, unsigned char *keep, size_t index) {
+    int bits = nn__index_bits(v->ph * v->pw);
+    int32_t i, j, a, b;
+    for (i = 0; i < windows; i++)
+        for (j = 0; j < cols; j++) {
+            const float *from = map + (ptrdiff_t)i * v->psw * cols + j;
+            float best = *from;
+            uint32_t winner = 0;
+            for (a = 0; a < v->ph; a++)
+                for (b = 0; b < v->pw; b++) {
+                    float value = from[((ptrdiff_t)a * width + b) * cols];
+                    if (value > best || value != value) {
+                        best = value;
+                        winner = (uint32_t)(a * v->pw + b);
+                    }
+                }
+            y[(ptrdiff_t)i * v->co + j] = best;
+            if (keep)
+                nn__put_index(keep, bits, index + (size_t)i * (size_t)v->co + (size_t)j, winner);
+        }
+}
+
+static void nn__conv_pooled(const nn_model *m, const nn__conv *v, const nn_cmd *c, const float *x,
+                            float *y, unsigned char *keep) {
+    float *map = nn__floats(m, c->tmp);
+    int32_t g, c0, py, px, a;
+    for (g = 0; g < v->groups; g++)
+        for (c0 = 0; c0 < v->go; c0 += NN__LANES)
+            for (py = 0; py < v->py; py++)
+                for (px = 0; px < v->px; px += NN__POOL_BLOCK) {
+                    int32_t windows = nn__min(NN__POOL_BLOCK, v->px - px);
+                    int32_t width = (windows - 1) * v->psw + v->pw,
+                            cols = nn__min(NN__LANES, v->go - c0);
+                    ptrdiff_t at = ((ptrdiff_t)py * v->px + px) * v->co + g * v->go + c0;
+                    for (a = 0; a < v->ph; a++)
+                        nn__conv_row(m, v, c, x, g, c0, cols, py * v->psh + a, px * v->psw,
+                                     px * v->psw + width, map + (ptrdiff_t)a * width * cols, cols);
+                    nn__apply_act(m, c, map, (size_t)v->ph * (size_t)width * (size_t)cols);
+                    nn__pool_block(v, map, width, cols, windows, y + at, keep, (size_t)at);
+                }
+}
+
+static void nn__conv2d_forward(nn_model *m, const nn_cmd *c) {
+    nn__conv v = nn__conv_of(m, c->row);
+    const float *x = nn__floats(m, c->x);
+    float *y = nn__floats(m, c->y);
+    unsigned char *keep = nn__at(m, c->keep);
+    size_t s, map = (size_t)v.py * (size_t)v.px * (size_t)v.co;
+    int32_t g, oy;
+    for (s = 0; s < nn__samples(m); s++, x += (size_t)v.h * (size_t)v.w * (size_t)v.ci, y += map) {
+        if (v.pooled) {
+            nn__conv_pooled(m, &v, c, x, y, keep);
+            if (keep) keep += nn__index_bytes(v.ph * v.pw, (int64_t)map);
+            continue;
+        }
+        for (oy = 0; oy < v.oh; oy++)
+            for (g = 0; g < v.groups; g++)
+                nn__conv_row(m, &v, c, x, g, 0, v.go, oy, 0, v.ow,
+                             y + (ptrdiff_t)oy * v.ow * v.co + g * v.go, v.co);
+    }
+    if (!v.pooled) nn__apply_act(m, c, nn__floats(m, c->y), nn__samples(m) * map);
+}
+
+#ifndef NN_NO_TRAIN
+/* dw[o][ci][kh][kw] += sum over rows [oy0, oy1) and columns of dz[oy][ox][o] x[..][ci]; dz begins
+ * at row oy0. */
+static void nn__conv_weight_grad(const nn_model *m, const nn__conv *v, const float *x,
+                                 const float *dz, int32_t oy0, int32_t oy1, float *dw) {
+    int whole_rows = v->left == 0 && v->right == 0 && v->dw == 1 && v->groups == 1;
+    int32_t kh, kw, g, ylo, yhi, xlo, xhi;
+    for (g = 0; g < v->groups; g++)
+        for (kh = 0; kh < v->kh; kh++) {
+            nn__tap_range(v->h, v->oh, v->sh, kh * v->dh - v->top, &ylo, &yhi);
+            ylo = nn__max(ylo, oy0);
+            yhi = nn__min(yhi, oy1);
+            for (kw = 0; kw < (whole_rows ? 1 : v->kw) && ylo < yhi; kw++) {
+                nn__gemm p;
+                nn__tap_range(v->w, v->ow, v->sw, kw * v->dw - v->left, &xlo, &xhi);
+                if (xlo >= xhi) continue;
+                NN_MEMSET(&p, 0, sizeof p);
+                p.a = x + g * v->gi +
+                      (((ptrdiff_t)ylo * v->sh + kh * v->dh - v->top) * v->w + xlo * v->sw +
+                       kw * v->dw - v->left) *
+                          v->ci;
+                p.ar = 1;
+                p.ak[0] = (ptrdiff_t)v->sw * v->ci;
+                p.ak[1] = (ptrdiff_t)v->sh * v->w * v->ci;
+                p.b = dz + ((ptrdiff_t)(ylo - oy0) * v->ow + xlo) * v->co + g * v->go;
+                p.bc = p.bj = 1;
+                p.bk[0] = v->co;
+                p.bk[1] = (ptrdiff_t)v->ow * v->co;
+                p.c = dw + (ptrdiff_t)g * v->go * v->k;
+                p.cc = v->k;
+                p.c0 = ((ptrdiff_t)kh * v->kw + kw) * v->gi;
+                p.cr = p.cj = 1;
+                p.c_panels = 1;
+                p.rows = whole_rows ? v->kw * v->gi : v->gi;
+                p.cols = v->go;
+                p.n[0] = xhi - xlo;
+                p.n[1] = yhi - ylo;
+                p.n[2] = 1;
+                p.add = 1;
+                NN__CALL(m, gemm)(&p);
+            }
+        }
+}
+
+/* The taps of one row oy at (kh, kw): dx[ix][ci] += sum_o dz[ox][o] w[o][ci][kh][kw]. */
+static void nn__conv_input_run(const nn_model *m, const nn__conv *v, const nn_tensor *t, int32_t g,
+                               int32_t tap, const float *dz, float *dx, int32_t count) {
+    int32_t whole = t->layout == NN__PANELS ? v->go & ~15 : v->go, rest = v->go - whole;
+    nn__gemm p;
+    NN_MEMSET(&p, 0, sizeof p);
+    p.a = dz;
+    p.ar = v->co;
+    p.ak[0] = 1;
+    p.ak[1] = NN__LANES;
+    p.b = nn__values(m, t) + (ptrdiff_t)g * v->go * v->k;
+    p.c = dx;
+    p.cc = p.cj = 1;
+    p.cr = (ptrdiff_t)v->sw * v->ci;
+    p.rows = count;
+    p.cols = v->gi;
+    p.n[0] = p.n[1] = p.n[2] = 1;
+    p.add = 1;
+    if (t->layout == NN__CANONICAL) {
+        p.b += tap;
+        p.bc = p.bj = (ptrdiff_t)v->kh * v->kw;
+        p.bk[0] = v->k;
+        p.n[0] = v->go;
+        NN__CALL(m, gemm)(&p);
+        return;
+    }
+    if (whole) {
+        const float *panels = p.b;
+        p.b += (ptrdiff_t)tap * v->gi * NN__LANES;
+        p.bc = p.bj = NN__LANES;
+        p.bk[0] = 1;
+        p.bk[1] = (ptrdiff_t)NN__LANES * v->k;
+        p.n[0] = NN__LANES;
+        p.n[1] = whole / NN__LANES;
+        NN__CALL(m, gemm)(&p);
+        p.b = panels;
+    }
+    if (rest) {
+        p.a += whole;
+        p.b += (ptrdiff_t)whole * v->k + (ptrdiff_t)tap * v->gi * rest;
+        p.bc = p.bj = rest;
+        p.bk[0] = 1;
+        p.n[0] = rest;
+        p.n[1] = 1;
+        NN__CALL(m, gemm)(&p);
+    }
+}
+
+/* dx += rows [oy0, oy1) of dz, for every input element in the order (kh, kw, o). */
+static void nn__conv_input_grad(const nn_model *m, const nn__conv *v, const nn_tensor *t,
+                                const float *dz, int32_t oy0, int32_t oy1, float *dx) {
+    int32_t g, kh, kw, oy, ylo, yhi, xlo, xhi;
+    for (g = 0; g < v->groups; g++)
+        for (kh = 0; kh < v->kh; kh++) {
+            nn__tap_range(v->h, v->oh, v->sh, kh * v->dh - v->top, &ylo, &yhi);
+            for (kw = 0; kw < v->kw; kw++) {
+                nn__tap_range(v->w, v->ow, v->sw, kw * v->dw - v->left, &xlo, &xhi);
+                if (xlo >= xhi) continue;
+                for (oy = nn__max(ylo, oy0); oy < nn__min(yhi, oy1); oy++) {
+                    ptrdiff_t iy = (ptrdiff_t)oy * v->sh + kh * v->dh - v->top;
+                    ptrdiff_t ix = (ptrdiff_t)xlo * v->sw + kw * v->dw - v->left;
+                    nn__conv_input_run(m, v, t, g, kh * v->kw + kw,
+                                       dz + ((ptrdiff_t)(oy - oy0) * v->ow + xlo) * v->co +
+                                           g * v->go,
+                                       dx + (iy * v->w + ix) * v->ci + g * v->gi, xhi - xlo);
+                }
+            }
+        }
+}
+
+/* The gradient of the map before the pool, for the rows of windows py: zero but at the winners. */
+static void nn__conv_unpool(const nn__conv *v, const float *dy, const unsigned char *keep,
+                            int32_t py, float *dz) {
+    int bits = nn__index_bits(v->ph * v->pw);
+    int32_t px, j;
+    NN_MEMSET(dz, 0, (size_t)v->ph * (size_t)v->ow * (size_t)v->co * 4);
+    for (px = 0; px < v->px; px++)
+        for (j = 0; j < v->co; j++) {
+            size_t at = ((size_t)py * (size_t)v->px + (size_t)px) * (size_t)v->co + (size_t)j;
+            int32_t winner = (int32_t)nn__get_index(keep, bits, at);
+            ptrdiff_t x = (ptrdiff_t)px * v->psw + winner % v->pw;
+            dz[((ptrdiff_t)(winner / v->pw) * v->ow + x) * v->co + j] = dy[at];
+        }
+}
+
+static void nn__conv2d_backward(nn_model *m, const nn_cmd *c) {
+    nn__conv v = nn__conv_of(m, c->row);
+    const nn_tensor *t = nn__tensor(m, c, 0);
+    const float *x = nn__floats(m, c->x);
+    float *dy = nn__floats(m, c->dy), *dx = nn__floats(m, c->dx), *dw = nn__grad(m, c, 0);
+    float *dbias = m->row[c->row].tensors > 1 ? nn__grad(m, c, 1) : NULL,
+          *strip = nn__floats(m, c->tmp);
+    unsigned char *keep = nn__at(m, c->keep);
+    size_t s, map = (size_t)v.py * (size_t)v.px * (size_t)v.co,
+              in = (size_t)v.h * (size_t)v.w * (size_t)v.ci;
+    int32_t i, strips = v.pooled ? v.py : 1, rows = v.pooled ? v.ph : v.oh,
+               step = v.pooled ? v.psh : 0;
+    nn__apply_act_grad(m, c, dy, nn__floats(m, c->y), nn__samples(m) * map);
+    for (s = 0; s < nn__samples(m); s++, dy += map) {
+        /* strips of rows: ascending for sums over positions, descending for sums over kh */
+        const float *dz = v.pooled ? strip : dy;
+        for (i = 0; dw && i < strips; i++) {
+            if (v.pooled) nn__conv_unpool(&v, dy, keep, i, strip);
+            nn__conv_weight_grad(m, &v, x + s * in, dz, i * step, i * step + rows, dw);
+            if (dbias) nn__bias_grad(dbias, dz, (size_t)rows * (size_t)v.ow, v.co);
+        }
+        if (dx) NN_MEMSET(dx + s * in, 0, in * 4);
+        for (i = strips; dx && i-- > 0;) {
+            if (v.pooled) nn__conv_unpool(&v, dy, keep, i, strip);
+            nn__conv_input_grad(m, &v, t, dz, i * step, i * step + rows, dx + s * in);
+        }
+        if (keep) keep += nn__index_bytes(v.ph * v.pw, (int64_t)map);
+    }
+}
+#endif
+
+NN__DEFINE_OP(conv2d, "conv", "weight bias", 1, 1, 0, NN__CONV_ROLE, 0, nn__conv2d_shape,
+              nn__conv2d_plan, NULL,
+              NN__F(UNITS) | NN__F(ACT) | NN__F(SLOPE) | NN__F(KERNEL) | NN__F(STRIDE) |
+                  NN__F(DILATION) | NN__F(PAD) | NN__F(GROUPS) | NN__F(NO_BIAS) | NN__F(LR) |
+                  NN__F(NO_DECAY))
+
+/* ---- maxpool2d: the largest of each window; padding never wins; ties go to the first in row
+   order ---- */
+
+static int nn__pool_shape(nn_shape *s) { return nn__window_shape(s, s->in[0]->dim[2]); }
+
+static void nn__maxpool2d_plan(const nn_model *m, uint32_t row, nn_need *need) {
+    const nn_layer *r = &m->rows[row];
+    int32_t window = nn__pair(r->kernel, 0, 1) * nn__pair(r->kernel, 1, 1);
+    need->keep = nn__index_bytes(window, nn__elements(&m->row[row]));
+}
+
+/* A pool's window: rows and columns of the input inside it, for output (oy, ox). */
+typedef struct nn__window {
+    int32_t y0, y1, x0, x1; /* inside the image */
+    int32_t top, left;      /* of the window, in or outside of it */
+    int32_t kh, kw;
+} nn__window;
+
+static nn__window nn__window_at(const nn_layer *row, const nn_row *in, int32_t oy, int32_t ox) {
+    nn__window w;
+    w.kh = nn__pair(row->kernel, 0, 1);
+    w.kw = nn__pair(row->kernel, 1, 1);
+    w.top = oy * nn__pair(row->stride, 0, w.kh) - row->pad[0];
+    w.left = ox * nn__pair(row->stride, 1, w.kw) - row->pad[1];
+    w.y0 = nn__max(w.top, 0);
+    w.x0 = nn__max(w.left, 0);
+    w.y1 = nn__min(w.top + w.kh, in->dim[0]);
+    w.x1 = nn__min(w.left + w.kw, in->dim[1]);
+    return w;
+}
+
+static void nn__maxpool2d_forward(nn_model *m, const nn_cmd *c) {
+    const nn_row *in = nn__in(m, c), *r = &m->row[c->row];
+    const float *x = nn__floats(m, c->x);
+    float *y = nn__floats(m, c->y);
+    unsigned char *keep = nn__at(m, c->keep);
+    int32_t oy, ox, iy, ix, j, ch = in->dim[2];
+    size_t s;
+    for (s = 0; s < nn__samples(m); s++, x += nn__elements(in)) {
+        size_t index = 0;
+        for (oy = 0; oy < r->dim[0]; oy++)
+            for (ox = 0; ox < r->dim[1]; ox++, y += ch) {
+                nn__window w = nn__window_at(&m->rows[c->row], in, oy, ox);
+                int bits = nn__index_bits(w.kh * w.kw);
+                for (j = 0; j < ch; j++, index++) {
+                    float best = x[((ptrdiff_t)w.y0 * in->dim[1] + w.x0) * ch + j];
+                    int32_t winner = (w.y0 - w.top) * w.kw + w.x0 - w.left;
+                    for (iy = w.y0; iy < w.y1; iy++)
+                        for (ix = w.x0; ix < w.x1; ix++) {
+                            float value = x[((ptrdiff_t)iy * in->dim[1] + ix) * ch + j];
+                            if (value > best || value != value) {
+                                best = value;
+                                winner = (iy - w.top) * w.kw + ix - w.left;
+                            }
+                        }
+                    y[j] = best;
+                    if (keep) nn__put_index(keep, bits, index, (uint32_t)winner);
+                }
+            }
+        if (keep)
+            keep += nn__index_bytes(nn__pair(m->rows[c->row].kernel, 0, 1) *
+                                        nn__pair(m->rows[c->row].kernel, 1, 1),
+                                    nn__elements(r));
+    }
+}
+
+#ifndef NN_NO_TRAIN
+static void nn__maxpool2d_backward(nn_model *m, const nn_cmd *c) {
+    const nn_row *in = nn__in(m, c), *r = &m->row[c->row];
+    const float *dy = nn__floats(m, c->dy);
+    float *dx = nn__floats(m, c->dx);
+    const unsigned char *keep = nn__at(m, c->keep);
+    int32_t oy, ox, j, ch = in->dim[2];
+    size_t s;
+    NN_MEMSET(dx, 0, nn__samples(m) * (size_t)nn__elements(in) * 4);
+    for (s = 0; s < nn__samples(m); s++, dx += nn__elements(in)) {
+        size_t index = 0;
+        for (oy = 0; oy < r->dim[0]; oy++)
+            for (ox = 0; ox < r->dim[1]; ox++, dy += ch) {
+                nn__window w = nn__window_at(&m->rows[c->row], in, oy, ox);
+                int bits = nn__index_bits(w.kh * w.kw);
+                for (j = 0; j < ch; j++, index++) {
+                    int32_t winner = (int32_t)nn__get_index(keep, bits, index);
+                    ptrdiff_t iy = w.top + winner / w.kw, ix = w.left + winner % w.kw;
+                    dx[(iy * in->dim[1] + ix) * ch + j] += dy[j];
+                }
+            }
+        keep += nn__index_bytes(nn__pair(m->rows[c->row].kernel, 0, 1) *
+                                    nn__pair(m->rows[c->row].kernel, 1, 1),
+                                nn__elements(r));
+    }
+}
+#endif
+
+NN__DEFINE_OP(maxpool2d, "pool", "", 1, 1, 0, NN__POOL_ROLE, 0, nn__pool_shape, nn__maxpool2d_plan,
+              NULL, NN__F(KERNEL) | NN__F(STRIDE) | NN__F(PAD))
+
+/* ---- avgpool2d: mean of each window, over its elements inside the image or, with count_pad,
+   kh * kw ---- */
+
+static void nn__no_plan(const nn_model *m, uint32_t row, nn_need *need) {
+    (void)m, (void)row, (void)need;
+}
+
+static float nn__window_count(const nn_layer *row, const nn__window *w) {
+    return (float)(row->count_pad ? w->kh * w->kw : (w->y1 - w->y0) * (w->x1 - w->x0));
+}
+
+static void nn__avgpool2d_forward(nn_model *m, const nn_cmd *c) {
+    const nn_row *in = nn__in(m, c), *r = &m->row[c->row];
+    const float *x = nn__floats(m, c->x);
+    float *y = nn__floats(m, c->y);
+    int32_t oy, ox, iy, ix, j, ch = in->dim[2];
+    size_t s;
+    for (s = 0; s < nn__samples(m); s++, x += nn__elements(in))
+        for (oy = 0; oy < r->dim[0]; oy++)
+            for (ox = 0; ox < r->dim[1]; ox++, y += ch) {
+                nn__window w = nn__window_at(&m->rows[c->row], in, oy, ox);
+                float count = nn__window_count(&m->rows[c->row], &w);
+                for (j = 0; j < ch; j++) {
+                    float sum = 0;
+                    for (iy = w.y0; iy < w.y1; iy++)
+                        for (ix = w.x0; ix < w.x1; ix++)
+                            sum += x[((ptrdiff_t)iy * in->dim[1] + ix) * ch + j];
+                    y[j] = sum / count;
+                }
+            }
+}
+
+#ifndef NN_NO_TRAIN
+static void nn__avgpool2d_backward(nn_model *m, const nn_cmd *c) {
+    const nn_row *in = nn__in(m, c), *r = &m->row[c->row];
+    const float *dy = nn__floats(m, c->dy);
+    float *dx = nn__floats(m, c->dx);
+    int32_t oy, ox, iy, ix, j, ch = in->dim[2];
+    size_t s;
+    NN_MEMSET(dx, 0, nn__samples(m) * (size_t)nn__elements(in) * 4);
+    for (s = 0; s < nn__samples(m); s++, dx += nn__elements(in))
+        for (oy = 0; oy < r->dim[0]; oy++)
+            for (ox = 0; ox < r->dim[1]; ox++, dy += ch) {
+                nn__window w = nn__window_at(&m->rows[c->row], in, oy, ox);
+                float count = nn__window_count(&m->rows[c->row], &w);
+                for (j = 0; j < ch; j++) {
+                    float share = dy[j] / count;
+                    for (iy = w.y0; iy < w.y1; iy++)
+                        for (ix = w.x0; ix < w.x1; ix++)
+                            dx[((ptrdiff_t)iy * in->dim[1] + ix) * ch + j] += share;
+                }
+            }
+}
+#endif
+
+NN__DEFINE_OP(avgpool2d, "avgpool", "", 1, 1, 0, NN__PLAIN, 0, nn__pool_shape, nn__no_plan, NULL,
+              NN__F(KERNEL) | NN__F(STRIDE) | NN__F(PAD) | NN__F(COUNT_PAD))
+
+/* ---- globalavgpool: y[c] = mean of x[.][.][c] ---- */
+
+static int nn__globalavgpool_shape(nn_shape *s) {
+    if (s->in[0]->ndim != 3) return nn_row_error(s, "needs an image [H,W,C] as input");
+    s->out->dim[2] = s->in[0]->dim[2];
+    s->out->ndim = 1;
+    return 0;
+}
+
+static void nn__globalavgpool_forward(nn_model *m, const nn_cmd *c) {
+    const nn_row *in = nn__in(m, c);
+    const float *x = nn__floats(m, c->x);
+    float *y = nn__floats(m, c->y);
+    int32_t ch = in->dim[2], area = in->dim[0] * in->dim[1], i, j;
+    size_t s;
+    for (s = 0; s < nn__samples(m); s++, y += ch) {
+        NN_MEMSET(y, 0, (size_t)ch * 4);
+        for (i = 0; i < area; i++, x += ch)
+            for (j = 0; j < ch; j++) y[j] += x[j];
+        for (j = 0; j < ch; j++) y[j] = y[j] / (float)area;
+    }
+}
+
+#ifndef NN_NO_TRAIN
+static void nn__globalavgpool_backward(nn_model *m, const nn_cmd *c) {
+    const nn_row *in = nn__in(m, c);
+    const float *dy = nn__floats(m, c->dy);
+    float *dx = nn__floats(m, c->dx);
+    int32_t ch = in->dim[2], area = in->dim[0] * in->dim[1], i, j;
+    size_t s;
+    for (s = 0; s < nn__samples(m); s++, dy += ch)
+        for (i = 0; i < area; i++, dx += ch)
+            for (j = 0; j < ch; j++) dx[j] = dy[j] / (float)area;
+}
+#endif
+
+NN__DEFINE_OP(globalavgpool, "gap", "", 1, 1, 0, NN__PLAIN, 0, nn__globalavgpool_shape, nn__no_plan,
+              NULL, 0)
+
+/* ---- batchnorm: y = act((x - mean) / sqrt(var + eps) * weight + bias) by channel (Ioffe and
+   Szegedy, 2015). Mean and biased variance of the batch while the row trains, the running ones
+   otherwise; keep: mean, 1 / sqrt(var + eps), var ---- */
+
+static int nn__batchnorm_shape(nn_shape *s) {
+    int k;
+    for (k = 0; k < 3; k++) s->out->dim[k] = s->in[0]->dim[k];
+    s->out->ndim = s->in[0]->ndim;
+    s->tensors = 4;
+    for (k = 0; k < 4; k++) {
+        s->dim[k][0] = s->in[0]->dim[2];
+        s->tensor_ndim[k] = 1;
+    }
+    return 0;
+}
+
+static void nn__batchnorm_plan(const nn_model *m, uint32_t row, nn_need *need) {
+    int kept = need->training && (m->row[row].flags & NN__GRAD);
+    int64_t channels = m->row[row].dim[2];
+    if (kept) need->keep_fixed = 12 * channels;
+    else need->tmp = 12 * channels;
+    if (m->row[row].flags & NN__TRAINS) {
+        need->flags |= NN_NEED_X;
+        need->tmp_back = 8 * channels;
+    }
+    if (m->row[row].act) need->flags |= NN_NEED_Y;
+    need->flags |= NN_IN_PLACE | NN_IN_PLACE_BACK;
+}
+
+static float nn__batchnorm_eps(const nn_layer *row) {
+    return row->eps != 0 ? row->eps : 9.9999997473787516e-6f;
+}
+
+static int nn__batchnorm_trains(const nn_model *m, const nn_cmd *c) {
+    return (c->flags & NN__TRAINING) && (m->row[c->row].flags & NN__TRAINS);
+}
+
+/* Batch statistics; only a build that trains has them. */
+#ifndef NN_NO_TRAIN
+static void nn__batchnorm_moments(const nn_model *m, float *mean, float *var, const float *x,
+                                  size_t n, int32_t c) {
+    (void)m;
+    NN__CALL(m, moments)(mean, var, x, n, c);
+}
+#else
+static void nn__batchnorm_moments(const nn_model *m, float *mean, float *var, const float *x,
+                                  size_t n, int32_t c) {
+    (void)m, (void)mean, (void)var, (void)x, (void)n, (void)c;
+}
+#endif
+
+static void nn__batchnorm_forward(nn_model *m, const nn_cmd *c) {
+    int32_t ch = m->row[c->row].dim[2];
+    size_t n = nn__samples(m) * (size_t)nn__elements(&m->row[c->row]);
+    const float *x = nn__floats(m, c->x);
+    float *y = nn__floats(m, c->y), *mean = nn__floats(m, c->keep != NN_AT_NONE ? c->keep : c->tmp);
+    float *inv = mean + ch, *var = inv + ch;
+    if (nn__batchnorm_trains(m, c)) {
+        nn__batchnorm_moments(m, mean, var, x, n, ch);
+    } else {
+        NN_MEMCPY(mean, nn__values(m, nn__tensor(m, c, 2)), (size_t)ch * 4);
+        NN_MEMCPY(var, nn__values(m, nn__tensor(m, c, 3)), (size_t)ch * 4);
+    }
+    NN__CALL(m, inverse_root)(inv, var, (size_t)ch, nn__batchnorm_eps(&m->rows[c->row]));
+    NN__CALL(m, normalize)
+    (y, x, n, ch, mean, inv, nn__values(m, nn__tensor(m, c, 0)),
+     nn__values(m, nn__tensor(m, c, 1)));
+    nn__apply_act(m, c, y, n);
+}
+
+#ifndef NN_NO_TRAIN
+static void nn__batchnorm_backward(nn_model *m, const nn_cmd *c) {
+    int32_t ch = m->row[c->row].dim[2], j;
+    size_t n = nn__samples(m) * (size_t)nn__elements(&m->row[c->row]);
+    float *dy = nn__floats(m, c->dy), *mean = nn__floats(m, c->keep), *sums = NULL;
+    if (nn__batchnorm_trains(m, c)) sums = nn__floats(m, c->tmp);
+    nn__apply_act_grad(m, c, dy, nn__floats(m, c->y), n);
+    NN__CALL(m, normalize_grad)
+    (nn__floats(m, c->dx), sums, dy, nn__floats(m, c->x), n, ch, mean, mean + ch,
+     nn__values(m, nn__tensor(m, c, 0)));
+    for (j = 0; sums && j < ch; j++) {
+        nn__grad(m, c, 0)[j] += sums[ch + j];
+        nn__grad(m, c, 1)[j] += sums[j];
+    }
+}
+
+static void nn__batchnorm_update(nn_model *m, const nn_cmd *c) {
+    const nn_layer *row = &m->rows[c->row];
+    const nn_row *r = &m->row[c->row];
+    float *batch = nn__floats(m, c->keep),
+          momentum = row->momentum != 0 ? row->momentum : 0.10000000149011612f;
+    float n = (float)m->run.n * (float)(r->dim[0] * r->dim[1]), unbias = n / (n - 1.0f);
+    if (row->biased || n < 2) unbias = 1.0f;
+    NN__CALL(m, running)(nn__values(m, nn__tensor(m, c, 2)), batch, r->dim[2], momentum, 1.0f);
+    NN__CALL(m, running)
+    (nn__values(m, nn__tensor(m, c, 3)), batch + 2 * r->dim[2], r->dim[2], momentum, unbias);
+}
+#endif
+
+NN__DEFINE_OP(batchnorm, "norm", "weight bias running_mean running_var", 1, 1, 2, NN__PLAIN, 0,
+              nn__batchnorm_shape, nn__batchnorm_plan, NN__TRAIN_ONLY(nn__batchnorm_update),
+              NN__F(EPS) | NN__F(MOMENTUM) | NN__F(BIASED) | NN__F(ACT) | NN__F(SLOPE) | NN__F(LR) |
+                  NN__F(NO_DECAY))
+
+/* ---- dropout: y = x / (1 - rate), or 0 with probability rate (Srivastava et al., 2014); the
+   mask is a function of seed, step, row, sample and element, so backward draws it again ---- */
+
+static int nn__same_shape(nn_shape *s) {
+    int k;
+    for (k = 0; k < 3; k++) s->out->dim[k] = s->in[0]->dim[k];
+    s->out->ndim = s->in[0]->ndim;
+    return 0;
+}
+
+static int nn__dropout_shape(nn_shape *s) {
+    if (!(s->row->rate > 0 && s->row->rate < 1))
+        return nn_row_error(s, "rate must be between 0 and 1");
+    return nn__same_shape(s);
+}
+
+static void nn__dropout_plan(const nn_model *m, uint32_t row, nn_need *need) {
+    const nn_row *r = &m->row[row];
+    /* below the lowest trainable row: off, which its input tells */
+    int on = need->live && (m->row[m->input[r->input]].flags & NN__LIVE);
+    need->flags |= on ? NN_IN_PLACE | NN_IN_PLACE_BACK : NN_ALIAS;
+}
+
+static void nn__dropout_apply(nn_model *m, const nn_cmd *c, float *to, const float *from) {
+    size_t n = (size_t)nn__elements(&m->row[c->row]), s;
+    for (s = 0; s < nn__samples(m); s++) {
+        uint64_t key =
+            nn__key(m->opts.seed, m->run.step, (uint64_t)c->row << 32 | (m->run.sample + s));
+        NN__CALL(m, drop)(to + s * n, from + s * n, n, key, m->rows[c->row].rate);
+    }
+}
+
+static void nn__dropout_forward(nn_model *m, const nn_cmd *c) {
+    nn__dropout_apply(m, c, nn__floats(m, c->y), nn__floats(m, c->x));
+}
+
+#ifndef NN_NO_TRAIN
+static void nn__dropout_backward(nn_model *m, const nn_cmd *c) {
+    nn__dropout_apply(m, c, nn__floats(m, c->dx), nn__floats(m, c->dy));
+}
+#endif
+
+NN__DEFINE_OP(dropout, "dropout", "", 1, 1, 0, NN__PLAIN, 0, nn__dropout_shape, nn__dropout_plan,
+              NULL, NN__F(RATE))
+
+/* ---- flatten: [H,W,C] to [N], in the order (h, w, c), or (c, h, w) for weights that expect it
+   ---- */
+
+static int nn__flatten_shape(nn_shape *s) {
+    s->out->dim[2] = (int32_t)nn__elements(s->in[0]);
+    s->out->ndim = 1;
+    return 0;
+}
+
+static void nn__flatten_plan(const nn_model *m, uint32_t row, nn_need *need) {
+    const nn_row *in = &m->row[m->input[m->row[row].input]];
+    if (m->rows[row].order == NN_HWC || in->dim[2] == 1 || in->dim[0] * in->dim[1] == 1)
+        need->flags |= NN_ALIAS;
+}
+
+static void nn__flatten_forward(nn_model *m, const nn_cmd *c) {
+    const nn_row *in = nn__in(m, c);
+    size_t ch = (size_t)in->dim[2], area = (size_t)in->dim[0] * (size_t)in->dim[1], s, i, j;
+    const float *x = nn__floats(m, c->x);
+    float *y = nn__floats(m, c->y);
+    for (s = 0; s < nn__samples(m); s++, y += ch * area)
+        for (i = 0; i < area; i++)
+            for (j = 0; j < ch; j++) y[j * area + i] = *x++;
+}
+
+#ifndef NN_NO_TRAIN
+static void nn__flatten_backward(nn_model *m, const nn_cmd *c) {
+    const nn_row *in = nn__in(m, c);
+    size_t ch = (size_t)in->dim[2], area = (size_t)in->dim[0] * (size_t)in->dim[1], s, i, j;
+    const float *dy = nn__floats(m, c->dy);
+    float *dx = nn__floats(m, c->dx);
+    for (s = 0; s < nn__samples(m); s++, dy += ch * area)
+        for (i = 0; i < area; i++)
+            for (j = 0; j < ch; j++) *dx++ = dy[j * area + i];
+}
+#endif
+
+NN__DEFINE_OP(flatten, "flatten", "", 1, 1, 0, NN__PLAIN, 0, nn__flatten_shape, nn__flatten_plan,
+              NULL, NN__F(ORDER))
+
+/* ---- add: y = act(x0 + x1 + ...), in that order ---- */
+
+static int nn__add_shape(nn_shape *s) {
+    int i, k;
+    for (i = 1; i < s->inputs; i++)
+        for (k = 0; k < 3; k++)
+            if (s->in[i]->dim[k] != s->in[0]->dim[k] || s->in[i]->ndim != s->in[0]->ndim)
+                return NN__ROW_FAIL(s, "adds %S to %S", s->in[i], s->in[0]);
+    return nn__same_shape(s);
+}
+
+static void nn__add_plan(const nn_model *m, uint32_t row, nn_need *need) {
+    if (m->row[row].act) need->flags |= NN_NEED_Y;
+    need->flags |= NN_IN_PLACE | NN_IN_PLACE_BACK;
+}
+
+static void nn__add_forward(nn_model *m, const nn_cmd *c) {
+    size_t n = nn__samples(m) * (size_t)nn__elements(&m->row[c->row]), i;
+    const float *x = nn__floats(m, c->x), *x2 = nn__floats(m, c->x2);
+    float *y = nn__floats(m, c->y);
+    for (i = 0; i < n; i++) y[i] = x[i] + x2[i];
+    if (c->flags & NN__FINAL) nn__apply_act(m, c, y, n);
+}
+
+#ifndef NN_NO_TRAIN
+static void nn__add_backward(nn_model *m, const nn_cmd *c) {
+    size_t n = nn__samples(m) * (size_t)nn__elements(&m->row[c->row]);
+    float *dy = nn__floats(m, c->dy), *dx = nn__floats(m, c->dx);
+    if (c->flags & NN__FIRST) nn__apply_act_grad(m, c, dy, nn__floats(m, c->y), n);
+    if (dx && dx != dy) NN_MEMCPY(dx, dy, n * 4);
+}
+#endif
+
+NN__DEFINE_OP(add, "add", "", 2, 8, 0, NN__PLAIN, 0, nn__add_shape, nn__add_plan, NULL,
+              NN__F(ACT) | NN__F(SLOPE))
+
+/* ---- activation: y = act(x); the gradient needs only y ---- */
+
+static int nn__activation_shape(nn_shape *s) {
+    if (!s->row->act) return nn_row_error(s, "act is missing");
+    return nn__same_shape(s);
+}
+
+static void nn__activation_plan(const nn_model *m, uint32_t row, nn_need *need) {
+    (void)m, (void)row;
+    need->flags |= NN_NEED_Y | NN_IN_PLACE | NN_IN_PLACE_BACK;
+}
+
+static void nn__activation_forward(nn_model *m, const nn_cmd *c) {
+    size_t n = nn__samples(m) * (size_t)nn__elements(&m->row[c->row]);
+    const float *x = nn__floats(m, c->x);
+    float *y = nn__floats(m, c->y);
+    if (x != y) NN_MEMCPY(y, x, n * 4);
+    nn__apply_act(m, c, y, n);
+}
+
+#ifndef NN_NO_TRAIN
+static void nn__activation_backward(nn_model *m, const nn_cmd *c) {
+    size_t n = nn__samples(m) * (size_t)nn__elements(&m->row[c->row]);
+    float *dy = nn__floats(m, c->dy), *dx = nn__floats(m, c->dx);
+    if (dx != dy) NN_MEMCPY(dx, dy, n * 4);
+    nn__apply_act_grad(m, c, dx, nn__floats(m, c->y), n);
+}
+#endif
+
+NN__DEFINE_OP(activation, "act", "", 1, 1, 0, NN__ACT_ROLE, 0, nn__activation_shape,
+              nn__activation_plan, NULL, NN__F(ACT) | NN__F(SLOPE))
+
+/* >>losses --------------------------------------------------------------------------------------
+   From logits, value and gradient together. A loss per sample (and position) goes to the loss
+   buffer; its mean is taken over the whole batch, so micro-batches report the same number. */
+
+/* Bytes of one sample's target. */
+static size_t nn__target_size(const nn_model *m) {
+    const nn_row *r = &m->row[m->row_count - 1];
+    if (m->opts.loss == NN_CROSS_ENTROPY) return 4 * (size_t)(r->dim[0] * r->dim[1]);
+    return 4 * (size_t)m->out_size;
+}
+
+static int32_t nn__label(const unsigned char *target, int32_t i) {
+    int32_t label;
+    NN_MEMCPY(&label, target + 4 * (size_t)i, 4);
+    return label;
+}
+
+/* All labels of n samples are outputs of the net; targets of BCE lie in 0..1. */
+static int nn__check_targets(const nn_model *m, const void *target, int32_t n) {
+    const unsigned char *t = (const unsigned char *)target;
+    const nn_row *r = &m->row[m->row_count - 1];
+    size_t count = nn__target_size(m) / 4 * (size_t)n, i;
+    if (m->opts.loss == NN_CROSS_ENTROPY) {
+        for (i = 0; i < count; i++) {
+            int32_t label = nn__label(t, (int32_t)i);
+            if (label < 0 || label >= r->dim[2])
+                return NN__FAIL(&m->opts, NN_ERR_LABEL, "label %d of sample %D is not from 0 to %d",
+                                (int)label, (int64_t)(i / (nn__target_size(m) / 4)),
+                                (int)r->dim[2] - 1);
+        }
+    } else if (m->opts.loss == NN_BCE) {
+        const float *f = (const float *)target;
+        for (i = 0; i < count; i++)
+            if (!(f[i] >= 0 && f[i] <= 1))
+                return NN__FAIL(&m->opts, NN_ERR_LABEL, "target %D of sample %D is not from 0 to 1",
+                                (int64_t)i % m->out_size, (int64_t)(i / (size_t)m->out_size));
+    }
+    return 0;
+}
+
+/* Right answers among n outputs before the last activation; MSE has none. */
+static int32_t nn__count_correct(const nn_model *m, const float *z, const unsigned char *target) {
+    const nn_row *r = &m->row[m->row_count - 1];
+    int32_t correct = 0, i, j, best;
+    if (m->opts.loss == NN_BCE) {
+        const float *t = (const float *)(const void *)target;
+        for (i = 0; i < m->out_size; i++) correct += (z[i] > 0) == (t[i] > 0.5f);
+    }
+    if (m->opts.loss == NN_CROSS_ENTROPY)
+        for (i = 0; i < r->dim[0] * r->dim[1]; i++, z += r->dim[2]) {
+            for (best = 0, j = 1; j < r->dim[2]; j++)
+                if (z[j] > z[best]) best = j;
+            correct += best == nn__label(target, i);
+        }
+    return correct;
+}
+
+/* Terms that the mean loss of n samples is over. */
+static float nn__loss_terms(const nn_model *m, int32_t n) {
+    return (float)n * (float)(nn__target_size(m) / 4);
+}
+
+/* Loss of one sample with logits z; grad NULL: value only. */
+static float nn__sample_loss(const nn_model *m, const float *z, const unsigned char *target,
+                             float *grad, float scale) {
+    const nn_row *r = &m->row[m->row_count - 1];
+    const float *t = (const float *)(const void *)target;
+    float loss = 0;
+    int32_t i;
+    if (m->opts.loss == NN_MSE) return NN__CALL(m, mse)(grad, z, t, m->out_size, scale);
+    if (m->opts.loss == NN_BCE) return NN__CALL(m, bce)(grad, z, t, m->out_size, scale);
+    for (i = 0; i < r->dim[0] * r->dim[1]; i++, z += r->dim[2]) {
+        loss += NN__CALL(m, cross_entropy)(grad, z, nn__label(target, i), r->dim[2], scale);
+        if (grad) grad += r->dim[2];
+    }
+    return loss;
+}
+
+static int nn__is_finite(float x) {
+    uint32_t bits;
+    NN_MEMCPY(&bits, &x, 4);
+    return (bits & 0x7f800000u) != 0x7f800000u;
+}
+
+/* Losses of this turn's samples into losses[] (and dy), right answers into m->correct. */
+static int nn__turn_loss(nn_model *m, const float *z, float *dy, float *losses) {
+    float scale = 1.0f / nn__loss_terms(m, m->run.count);
+    int32_t i;
+    for (i = 0; i < m->run.n; i++, z += m->out_size) {
+        const unsigned char *t = m->run.target + nn__sample_number(m, i) * nn__target_size(m);
+        losses[i] = nn__sample_loss(m, z, t, dy, scale);
+        if (!nn__is_finite(losses[i]))
+            return NN__FAIL(&m->opts, NN_ERR_NAN,
+                            "the loss of sample %d of the batch is not finite",
+                            (int)(m->run.at + i));
+        m->correct += nn__count_correct(m, z, t);
+        if (dy) dy += m->out_size;
+    }
+    return 0;
+}
+
+#ifndef NN_NO_TRAIN
+/* >>optim ---------------------------------------------------------------------------------------
+   Updates with PyTorch's semantics. Powers of beta are kept as Q63 fractions: 1 - beta^t in float
+   is too coarse at small t, and double is not to be had everywhere. */
+
+static uint64_t nn__mul_q63(uint64_t a, uint64_t b) {
+    uint64_t al = a & 0xffffffffu, ah = a >> 32, bl = b & 0xffffffffu, bh = b >> 32;
+    uint64_t mid = ah * bl + (al * bl >> 32), mid2 = al * bh + (mid & 0xffffffffu);
+    return (ah * bh + (mid >> 32) + (mid2 >> 32)) << 1;
+}
+
+/* A fraction below one as Q63, exactly (but for bits below 2^-63). */
+static uint64_t nn__to_q63(float f) {
+    uint32_t bits;
+    int shift;
+    uint64_t mantissa;
+    NN_MEMCPY(&bits, &f, 4);
+    shift = (int)(bits >> 23) - 127 - 23 + 63;
+    mantissa = (bits & 0x7fffffu) | 0x800000u;
+    if (bits >> 23 == 0) return 0;
+    return shift >= 0 ? mantissa << shift : shift > -24 ? mantissa >> -shift : 0;
+}
+
+static float nn__one_minus_q63(uint64_t q) {
+    return (float)(((uint64_t)1 << 63) - q) * 1.0842021724855044e-19f; /* 2^-63 */
+}
+
+/* The numbers of this update for row i. */
+static nn__step nn__step_of(const nn_model *m, uint32_t i) {
+    const nn_opts *o = &m->opts;
+    nn__step s;
+    float bias1, bias2, factor = m->rows[i].lr != 0 ? m->rows[i].lr : 1.0f;
+    s.lr = o->lr * factor;
+    s.momentum = o->momentum;
+    s.decay = m->rows[i].no_decay ? 0.0f : o->weight_decay;
+    s.beta1_rest = 1.0f - o->beta1;
+    s.beta2 = o->beta2;
+    s.beta2_rest = 1.0f - o->beta2;
+    s.eps = o->eps;
+    s.rate = s.lr;
+    s.root = 1.0f;
+    if (o->optimizer != NN_ADAM) return s;
+    bias1 = nn__one_minus_q63(m->beta1_power);
+    bias2 = nn__sqrt(nn__one_minus_q63(m->beta2_power));
+    s.rate = s.lr / bias1;
+    if (o->eps_mode == NN_EPS_KERAS) s.rate = s.rate * bias2;
+    else s.root = bias2;
+    return s;
+}
+
+/* count elements of a tensor from first on, as they lie, with their gradient g. */
+static void nn__update_tensor(nn_model *m, const nn_tensor *t, uint32_t first, uint32_t count,
+                              const float *g) {
+    nn__step s = nn__step_of(m, t->row);
+    float *p = nn__values(m, t) + first, *state = nn__floats(m, t->state);
+    if (state) state += first;
+    if (m->opts.optimizer == NN_ADAM) NN__CALL(m, adam)(p, g, state, state + t->count, count, &s);
+    else NN__CALL(m, sgd)(p, g, state, count, &s);
+}
+
+/* Counts the step; before anything is updated. */
+static void nn__begin_update(nn_model *m) {
+    m->step++;
+    if (m->opts.optimizer != NN_ADAM) return;
+    m->beta1_power = nn__mul_q63(m->beta1_power, nn__to_q63(m->opts.beta1));
+    m->beta2_power = nn__mul_q63(m->beta2_power, nn__to_q63(m->opts.beta2));
+}
+
+static void nn__update_row(nn_model *m, const nn_cmd *c) {
+    const nn_row *r = &m->row[c->row];
+    int k;
+    for (k = 0; k < r->tensors; k++) {
+        const nn_tensor *t = nn__tensor(m, c, k);
+        if (t->alias != r->tensor + k || t->grad == NN_AT_NONE) continue;
+        nn__update_tensor(m, t, 0, t->count, nn__floats(m, t->grad));
+    }
+    if (m->rows[c->row].op->update && (r->flags & NN__TRAINS)) m->rows[c->row].op->update(m, c);
+}
+
+/* Backward of one command; with fuse_update its row's tensors change right after. */
+static void nn__backward_row(nn_model *m, const nn_cmd *c) {
+    const nn_row *r = &m->row[c->row];
+    const nn_op *op = m->rows[c->row].op;
+    int fused = m->opts.fuse_update && (r->flags & NN__TRAINS), k;
+    for (k = op->fuses; fused && k < r->tensors; k++) {
+        const nn_tensor *t = nn__tensor(m, c, k);
+        if (t->flags & NN__IS_TRAINED) NN_MEMSET(nn__grad(m, c, k), 0, 4 * (size_t)t->count);
+    }
+    op->backward(m, c);
+    for (k = op->fuses; fused && k < r->tensors; k++) {
+        const nn_tensor *t = nn__tensor(m, c, k);
+        if (t->flags & NN__IS_TRAINED) nn__update_tensor(m, t, 0, t->count, nn__grad(m, c, k));
+    }
+}
+#endif
+
+/* >>run -----------------------------------------------------------------------------------------
+   The CPU executes the command list. A run is begun by one of the begin functions and driven by
+   nn_run_some; a batch larger than the buffers goes through in turns. */
+
+static int nn__argument(const nn_model *m, int ok, const char *text) {
+    if (!m || !m->block) return NN_ERR_CALL;
+    (void)text;
+    return ok ? 0 : NN__FAIL(&m->opts, NN_ERR_CALL, "%s", text);
+}
+
+static size_t nn__sample_bytes(const nn_model *m) {
+    return (size_t)m->in_size * (m->rows[0].type == NN_U8 ? 1 : 4);
+}
+
+/* Samples of the turn that begins at run.at. The caller's samples are read in place where they lie
+ * in a row. */
+static void nn__begin_turn(nn_model *m) {
+    m->run.n = nn__min(m->micro, m->run.count - m->run.at);
+    m->run.sample = (uint32_t)m->run.at;
+    if (m->run.data) m->run.x = m->run.data + nn__sample_number(m, 0) * nn__sample_bytes(m);
+}
+
+static void nn__begin_run(nn_model *m, const void *data, const void *target, int32_t n) {
+    m->run.data = (const unsigned char *)data;
+    m->run.target = (const unsigned char *)target;
+    m->run.x = m->run.data;
+    m->run.features = NULL;
+    m->run.y = NULL;
+    m->run.dx = NULL;
+    m->run.at = m->run.first = 0;
+    m->run.period = 0;
+    m->run.count = n;
+    m->run.step = m->step;
+    m->run.start = 0;
+    m->run.pc = 0;
+    m->run.end = 0;
+    nn__begin_turn(m);
+}
+
+/* The row whose value row i's value is, in the inference list. */
+static uint32_t nn__root_of(const nn_model *m, uint32_t list, uint32_t count, uint32_t i) {
+    uint32_t k;
+    for (;;) {
+        for (k = list; k < list + count; k++)
+            if (m->cmd[k].what == NN__FORWARD && m->row[m->cmd[k].row].fused == i) return i;
+        if (!m->row[i].inputs) return i;
+        i = m->input[m->row[i].input];
+    }
+}
+
+/* Finds the place where features of a row leave or enter a forward list: its buffer, and the first
+   command behind it. to: they leave. */
+static int nn__find_cut(const nn_model *m, const char *name, uint32_t list, uint32_t count,
+                        uint32_t *at, uint32_t *next, uint32_t *row) {
+    int32_t i = name ? nn__find_row(m->rows, m->row_count, name, nn__strlen(name)) : -1;
+    uint32_t root, k, j;
+    if (i < 0) return NN__FAIL(&m->opts, NN_ERR_NAME, "no row is called %s", name ? name : "NULL");
+    *row = (uint32_t)i;
+    if (m->row[i].fused != i)
+        return NN__FAIL(&m->opts, NN_ERR_CALL,
+                        "%R: its output does not exist, a max pool is computed with it: "
+                        "use %N",
+                        m->rows, (uint32_t)i, m->rows, (uint32_t)m->row[i].fused);
+    if (m->row[i].act_row != i)
+        return NN__FAIL(&m->opts, NN_ERR_CALL,
+                        "%R: its output does not exist, an activation is computed with it: "
+                        "use %N",
+                        m->rows, (uint32_t)i, m->rows, (uint32_t)m->row[i].act_row);
+    root = nn__root_of(m, list, count, (uint32_t)i);
+    *at = NN_AT_INPUT;
+    *next = list;
+    for (k = list; k < list + count; k++)
+        if (m->cmd[k].what == NN__FORWARD && m->row[m->cmd[k].row].fused == root) {
+            *at = m->cmd[k].y;
+            *next = k + 1;
+        }
+    for (j = (uint32_t)i + 1; j < m->row_count; j++)
+        for (k = 0; k < m->row[j].inputs; k++) {
+            uint32_t in = m->input[m->row[j].input + k];
+            if (in < (uint32_t)i && nn__root_of(m, list, count, in) != root)
+                return NN__FAIL(&m->opts, NN_ERR_CALL, "%R is not a cut: %R reads %N above it",
+                                m->rows, (uint32_t)i, m->rows, j, m->rows, in);
+        }
+    return 0;
+}
+
+/* Copies features of this turn into the buffer of the row where they enter. */
+static void nn__enter_features(nn_model *m) {
+    size_t size = m->run.feature_size;
+    int32_t i;
+    if (!m->run.features) return;
+    if (m->run.enter == NN_AT_INPUT) {
+        m->run.x = (const unsigned char *)(m->run.features + nn__sample_number(m, 0) * size);
+        return;
+    }
+    for (i = 0; i < m->run.n; i++)
+        NN_MEMCPY(nn__floats(m, m->run.enter) + (size_t)i * size,
+                  m->run.features + nn__sample_number(m, i) * size, size * 4);
+}
+
+/* One command of the inference list; the turn's outputs at its end. */
+static int nn__exec_infer(nn_model *m) {
+    const nn_cmd *c = &m->cmd[m->run.pc];
+    if (c->what == NN__FORWARD) m->rows[c->row].op->forward(m, c);
+    else nn__apply_act(m, c, nn__floats(m, c->y), (size_t)m->run.n * (size_t)m->out_size);
+    if (++m->run.pc < m->run.end) return 0;
+    if (m->run.y)
+        NN_MEMCPY(m->run.y + (size_t)m->run.at * m->run.leave_size, nn__at(m, m->run.leave),
+                  (size_t)m->run.n * m->run.leave_size * 4);
+    m->run.at += m->run.n;
+    if (m->run.at >= m->run.count) return 0;
+    m->run.pc = m->run.start;
+    nn__begin_turn(m);
+    nn__enter_features(m);
+    return 0;
+}
+
+/* Buffer of the last row's value in a forward list. */
+static uint32_t nn__output_at(const nn_model *m, uint32_t list, uint32_t count) {
+    uint32_t k, root = nn__root_of(m, list, count, m->row_count - 1), at = NN_AT_INPUT;
+    for (k = list; k < list + count; k++)
+        if (m->cmd[k].what == NN__FORWARD && m->row[m->cmd[k].row].fused == root) at = m->cmd[k].y;
+    return at;
+}
+
+static int nn__begin_inference(nn_model *m, const void *x, float *y, int n) {
+    int err = nn__argument(m, n >= 0 && ((x && y) || n == 0), "x or y is NULL, or n is negative");
+    if (err) return err;
+    nn__begin_run(m, x, NULL, n);
+    m->run.y = y;
+    m->run.exec = nn__exec_infer;
+    m->run.end = m->run.turn_end = n ? m->infer_count : 0;
+    m->run.leave = nn__output_at(m, 0, m->infer_count);
+    m->run.leave_size = (size_t)m->out_size;
+    return 0;
+}
+
+NNDEF int nn_begin_infer(nn_model *m, const void *x, float *y, int n) {
+    int err = nn__begin_inference(m, x, y, n);
+    if (!err && n && !m->infer_count) NN_MEMCPY(y, x, (size_t)n * (size_t)m->out_size * 4);
+    return err;
+}
+
+NNDEF int nn_run_some(nn_model *m, int k) {
+    int32_t turns;
+    int err = nn__argument(m, m && m->run.exec && k >= 0, "nothing has begun, or k is negative");
+    if (err) return err;
+    while (k-- > 0 && m->run.pc < m->run.end) {
+        err = m->run.exec(m);
+        if (err) {
+            m->run.pc = m->run.end = 0;
+            m->run.exec = NULL;
+            return err;
+        }
+    }
+    if (m->run.pc >= m->run.end) return 0;
+    turns = (m->run.count - m->run.at - m->run.n + m->micro - 1) / m->micro;
+    if (m->run.pc >= m->run.turn_end) turns = 0;
+    return (int)(m->run.end - m->run.pc) + turns * (int)(m->run.turn_end - m->run.start);
+}
+
+static int nn__run_all(nn_model *m) {
+    int err = 0;
+    while (m->run.pc < m->run.end && !err) err = m->run.exec(m);
+    m->run.exec = NULL;
+    m->run.pc = m->run.end = 0;
+    return err;
+}
+
+NNDEF int nn_infer(nn_model *m, const void *x, float *y, int n) {
+    int err = nn_begin_infer(m, x, y, n);
+    return err ? err : nn__run_all(m);
+}
+
+NNDEF int nn_infer_to(nn_model *m, const char *row, const void *x, float *out, int n) {
+    uint32_t at, next, i;
+    int err = nn__begin_inference(m, x, out, n);
+    if (!err) err = nn__find_cut(m, row, 0, m->infer_count, &at, &next, &i);
+    if (err) return err;
+    m->run.leave = at;
+    m->run.leave_size = (size_t)nn__elements(&m->row[i]);
+    m->run.end = next;
+    if (n && !next) {
+        if (at == NN_AT_INPUT) NN_MEMCPY(out, x, (size_t)n * m->run.leave_size * 4);
+        return 0;
+    }
+    return nn__run_all(m);
+}
+
+NNDEF int nn_infer_from(nn_model *m, const char *row, const float *features, float *y, int n) {
+    uint32_t next, i;
+    int err = nn__begin_inference(m, features, y, n);
+    if (!err) err = nn__find_cut(m, row, 0, m->infer_count, &m->run.enter, &next, &i);
+    if (err || !n) return err;
+    m->run.data = NULL;
+    m->run.features = features;
+    m->run.feature_size = (size_t)nn__elements(&m->row[i]);
+    m->run.start = m->run.pc = next;
+    nn__enter_features(m);
+    if (next < m->infer_count) return nn__run_all(m);
+    NN_MEMCPY(y, features, (size_t)n * m->run.feature_size * 4);
+    return 0;
+}
+
+/* Adds the next term to a sum in two floats, exactly: the mean does not depend on how the data are
+ * split. */
+static void nn__add_exactly(float *sum, float *rest, float x) {
+    float s = *sum + x, part = s - *sum, lost = s - part, a = *sum - lost, b = x - part;
+    float error = a + b;
+    *sum = s;
+    *rest = *rest + error;
+}
+
+NNDEF int nn_eval(nn_model *m, const void *x, const void *target, int n) {
+    float sum = 0, rest = 0, *losses;
+    int32_t done = 0, i;
+    int err = nn__argument(m, n > 0 && x && target, "x or target is NULL, or n is not positive");
+    if (!err) err = nn__argument(m, m->opts.loss, "eval needs a loss in the options");
+    if (!err) err = nn__check_targets(m, target, n);
+    if (err) return err;
+    losses = nn__floats(m, m->loss_offset);
+    m->correct = 0;
+    for (; done < n && !err; done += m->micro) {
+        int32_t turn = nn__min(m->micro, n - done);
+        const unsigned char *z;
+        nn__begin_run(m, (const unsigned char *)x + (size_t)done * nn__sample_bytes(m),
+                      (const unsigned char *)target + (size_t)done * nn__target_size(m), turn);
+        for (m->run.pc = 0; m->run.pc < m->infer_count; m->run.pc++) {
+            const nn_cmd *c = &m->cmd[m->run.pc];
+            if (c->what == NN__FORWARD) m->rows[c->row].op->forward(m, c);
+        }
+        m->run.pc = 0;
+        z = nn__at(m, nn__output_at(m, 0, m->infer_count));
+        err = nn__turn_loss(m, (const float *)(const void *)z, NULL, losses);
+        for (i = 0; i < turn && !err; i++) nn__add_exactly(&sum, &rest, losses[i]);
+    }
+    sum = sum + rest;
+    m->loss = sum / nn__loss_terms(m, n);
+    return err;
+}
+
+#ifndef NN_NO_TRAIN
+static void nn__add_floats(float *y, const float *x, size_t n) {
+    size_t i;
+    for (i = 0; i < n; i++) y[i] += x[i];
+}
+
+static uint32_t nn__training_list(const nn_model *m) { return m->infer_count; }
+
+/* One command of the training list, and what stands between its parts. */
+static int nn__exec_train(nn_model *m) {
+    const nn_cmd *c = &m->cmd[m->run.pc];
+    uint32_t list = nn__training_list(m), backward = list + m->forward_count,
+             update = backward + m->backward_count;
+    float *losses = nn__floats(m, m->loss_offset);
+    int err = 0;
+    switch (c->what) {
+    case NN__FORWARD: m->rows[c->row].op->forward(m, c); break;
+    case NN__LOSS:
+        err = nn__turn_loss(m, nn__floats(m, c->x), nn__floats(m, c->dy), losses + m->run.at);
+        break;
+    case NN__BACKWARD: nn__backward_row(m, c); break;
+    case NN__ACCUMULATE:
+        nn__add_floats(nn__floats(m, c->y), nn__floats(m, c->x),
+                       nn__samples(m) * (size_t)nn__elements(&m->row[c->row]));
+        break;
+    default: nn__update_row(m, c); break;
+    }
+    if (err) return err;
+    m->run.pc++;
+    if (m->run.pc == backward) {
+        if (m->run.at + m->run.n == m->run.count)
+            m->loss =
+                NN__CALL(m, sum)(losses, (size_t)m->run.count) / nn__loss_terms(m, m->run.count);
+        if (m->opts.fuse_update) nn__begin_update(m);
+    }
+    if (m->run.pc == update && m->run.at + m->run.n < m->run.count) {
+        m->run.at += m->run.n;
+        m->run.pc = m->run.start;
+        nn__begin_turn(m);
+        nn__enter_features(m);
+    } else if (m->run.pc == update && !m->opts.fuse_update) {
+        if (m->opts.hook)
+            err = m->opts.hook(m->opts.hook_user, nn__floats(m, m->grad_offset), m->grad_count);
+        if (!err) nn__begin_update(m);
+    }
+    return err;
+}
+
+static int nn__training_arguments(nn_model *m, const void *x, const void *target, int n,
+                                  int32_t most) {
+    int err = nn__argument(m, m && m->opts.train, "the model was built without opts.train");
+    if (!err) err = nn__argument(m, x && target, "x or target is NULL");
+    if (!err && (n < 1 || n > most))
+        err = NN__FAIL(&m->opts, NN_ERR_CALL, "n is %d, the model takes 1 to %d samples", n,
+                       (int)most);
+    return err ? err : nn__check_targets(m, target, n);
+}
+
+/* A step without its checks, for data already looked at. */
+static void nn__begin_step(nn_model *m, const void *x, const void *target, int32_t n) {
+    nn_zero_grad(m);
+    nn__begin_run(m, x, target, n);
+    m->correct = 0;
+    m->run.exec = nn__exec_train;
+    m->run.start = m->run.pc = nn__training_list(m);
+    m->run.turn_end = m->run.pc + m->forward_count + m->backward_count;
+    m->run.end = m->run.turn_end + m->update_count;
+}
+
+/* Lets the step that has begun take features of a frozen row instead of inputs. */
+static int nn__begin_from(nn_model *m, const char *row, const float *features) {
+    uint32_t list = nn__training_list(m), next, i;
+    int err = nn__find_cut(m, row, list, m->forward_count - 1, &m->run.enter, &next, &i);
+    if (!err && (m->row[i].flags & NN__LIVE))
+        err =
+            NN__FAIL(&m->opts, NN_ERR_CALL,
+                     "%R trains, or reads a row that does: its output is not constant", m->rows, i);
+    if (err) {
+        m->run.exec = NULL;
+        m->run.pc = m->run.end = 0;
+        return err;
+    }
+    m->run.data = NULL;
+    m->run.features = features;
+    m->run.feature_size = (size_t)nn__elements(&m->row[i]);
+    m->run.start = m->run.pc = next;
+    return 0;
+}
+
+NNDEF int nn_begin_train(nn_model *m, const void *x, const void *target, int n) {
+    int err = nn__training_arguments(m, x, target, n, m ? m->opts.batch : 0);
+    if (!err) nn__begin_step(m, x, target, n);
+    return err;
+}
+
+NNDEF int nn_train(nn_model *m, const void *x, const void *target, int n) {
+    int err = nn_begin_train(m, x, target, n);
+    return err ? err : nn__run_all(m);
+}
+
+NNDEF int nn_train_from(nn_model *m, const char *row, const float *features, const void *target,
+                        int n) {
+    int err = nn__training_arguments(m, features, target, n, m ? m->opts.batch : 0);
+    if (err) return err;
+    nn__begin_step(m, features, target, n);
+    err = nn__begin_from(m, row, features);
+    if (err) return err;
+    nn__enter_features(m);
+    return nn__run_all(m);
+}
+
+NNDEF int nn_forward(nn_model *m, const void *x, const void *target, float *y, int n) {
+    uint32_t list, sample;
+    float *z;
+    int err = nn__argument(m, m && m->forward_count,
+                           "the model was built without opts.train or input_grad");
+    if (!err) err = nn__argument(m, x != NULL, "x is NULL");
+    if (!err)
+        err = nn__argument(m, !target || m->opts.loss, "a target needs a loss in the options");
+    if (!err && (n < 1 || n > m->micro))
+        err = NN__FAIL(&m->opts, NN_ERR_CALL, "n is %d, the model takes 1 to %d samples", n,
+                       (int)m->micro);
+    if (!err && target) err = nn__check_targets(m, target, n);
+    if (err) return err;
+    sample = m->run.accumulated;
+    nn__begin_run(m, x, target, n);
+    m->run.sample = sample;
+    m->correct = 0;
+    list = nn__training_list(m);
+    for (m->run.pc = list; m->run.pc < list + m->forward_count - 1; m->run.pc++)
+        m->rows[m->cmd[m->run.pc].row].op->forward(m, &m->cmd[m->run.pc]);
+    z = nn__floats(m, m->cmd[m->run.pc].x);
+    if (y) {
+        nn_cmd last = m->cmd[m->run.pc];
+        last.flags = 0;
+        NN_MEMCPY(y, z, (size_t)n * (size_t)m->out_size * 4);
+        if (m->cmd[m->run.pc].flags & NN__NO_ACT)
+            nn__apply_act(m, &last, y, (size_t)n * (size_t)m->out_size);
+    }
+    m->run.forward_done = 1;
+    if (!target) return 0;
+    m->run.forward_done = 2;
+    err = nn__turn_loss(m, z, nn__floats(m, m->cmd[m->run.pc].dy), nn__floats(m, m->loss_offset));
+    m->loss = NN__CALL(m, sum)(nn__floats(m, m->loss_offset), (size_t)n) / nn__loss_terms(m, n);
+    if (err) m->run.forward_done = 0;
+    return err;
+}
+
+NNDEF int nn_backward(nn_model *m, const float *dy, float *dx) {
+    uint32_t list, k;
+    const nn_cmd *loss;
+    int err =
+        nn__argument(m, m && m->forward_count && !m->opts.fuse_update,
+                     "the model was built without opts.train or input_grad, or with fuse_update");
+    if (!err)
+        err = nn__argument(
+            m, m->run.forward_done == 2 || (dy && m->run.forward_done),
+            "nn_backward needs an nn_forward before it, with a target when dy is NULL");
+    if (!err) err = nn__argument(m, !dx || m->opts.input_grad, "dx needs opts.input_grad");
+    if (err) return err;
+    list = nn__training_list(m) + m->forward_count;
+    loss = &m->cmd[list - 1];
+    m->run.dx = dx;
+    if (dy) {
+        size_t n = nn__samples(m) * (size_t)m->out_size;
+        nn_cmd last = *loss;
+        NN_MEMCPY(nn__floats(m, loss->dy), dy, n * 4);
+        last.flags = 0;
+        if (loss->flags &
+            NN__NO_ACT) { /* the list leaves the last activation to the loss: do it here */
+            nn__apply_act(m, &last, nn__floats(m, loss->x), n);
+            nn__apply_act_grad(m, &last, nn__floats(m, loss->dy), nn__floats(m, loss->x), n);
+        }
+    }
+    for (k = list; k < list + m->backward_count; k++) {
+        const nn_cmd *c = &m->cmd[k];
+        if (c->what == NN__BACKWARD) nn__backward_row(m, c);
+        else
+            nn__add_floats(nn__floats(m, c->y), nn__floats(m, c->x),
+                           nn__samples(m) * (size_t)nn__elements(&m->row[c->row]));
+    }
+    m->run.accumulated += (uint32_t)m->run.n;
+    m->run.forward_done = 0;
+    return 0;
+}
+
+NNDEF int nn_update(nn_model *m) {
+    uint32_t k, first;
+    int err = nn__argument(m, m && m->opts.train && !m->opts.fuse_update,
+                           "the model was built without opts.train, or with fuse_update");
+    if (err) return err;
+    nn__begin_update(m);
+    m->run.accumulated = 0;
+    first = nn__training_list(m) + m->forward_count + m->backward_count;
+    for (k = first; k < first + m->update_count; k++) nn__update_row(m, &m->cmd[k]);
+    return 0;
+}
+
+NNDEF int nn_zero_grad(nn_model *m) {
+    int err = nn__argument(m, 1, "");
+    if (err) return err;
+    m->run.accumulated = 0;
+    if (!m->opts.fuse_update) NN_MEMSET(m->block + m->grad_offset, 0, 4 * (size_t)m->grad_count);
+    return 0;
+}
+
+NNDEF float *nn_flat_grad(nn_model *m, uint32_t *count) {
+    int any = m && m->block && m->grad_count && !m->opts.fuse_update;
+    if (count) *count = any ? m->grad_count : 0;
+    return any ? nn__floats(m, m->grad_offset) : NULL;
+}
+#endif
+
+#ifndef NN_NO_TRAIN
+/* >>fit -----------------------------------------------------------------------------------------
+   Epochs over a data set, for programs that want no loop of their own. Uses >>run. */
+
+static float nn__nan(void) {
+    uint32_t bits = 0x7fc00000u;
+    float f;
+    NN_MEMCPY(&f, &bits, 4);
+    return f;
+}
+
+/* Right answers as a fraction of n samples' answers. */
+static float nn__accuracy(const nn_model *m, int32_t correct, int32_t n) {
+    if (m->opts.loss == NN_MSE) return nn__nan();
+    return (float)correct / nn__loss_terms(m, n);
+}
+
+static int nn__fit_arguments(nn_model *m, const nn_fit_opts *f) {
+    int err = nn__argument(m, f != NULL, "the options of nn_fit are NULL");
+    if (!err)
+        err = nn__training_arguments(m, f->x, f->y, nn__min(f->n, m->opts.batch), m->opts.batch);
+    if (!err) err = nn__check_targets(m, f->y, f->n);
+    if (!err && f->n_val)
+        err = nn__argument(m, f->n_val > 0 && f->x_val && f->y_val && !f->from,
+                           "held-out samples are NULL, or given together with from");
+    if (!err && f->epochs < 0) err = nn__argument(m, 0, "epochs is negative");
+    return err ? err : f->n_val ? nn__check_targets(m, f->y_val, f->n_val) : 0;
+}
+
+/* Step number step of an epoch that began with m->run.epoch = epoch. */
+static int nn__fit_step(nn_model *m, const nn_fit_opts *f, uint32_t epoch, int32_t first) {
+    int err = 0;
+    nn__begin_step(m, f->x, f->y, nn__min(m->opts.batch, f->n - first));
+    m->run.first = first;
+    m->run.epoch = epoch;
+    m->run.period = f->no_shuffle ? 0 : (uint32_t)f->n;
+    nn__begin_turn(m);
+    if (f->from) {
+        err = nn__begin_from(m, f->from, (const float *)f->x);
+        if (!err) nn__enter_features(m);
+    }
+    return err ? err : nn__run_all(m);
+}
+
+#ifndef NN_NO_STDIO
+/* A line that is written over on a terminal; elsewhere one line an epoch. */
+static void nn__print_progress(const nn_progress *p) {
+    int terminal = NN_TERMINAL();
+    if (!p->epoch_end && (!terminal || (p->step % 16 && p->step < p->steps))) return;
+    printf("%sepoch %d/%d  step %d/%d  loss %.4f", terminal ? "\r" : "", (int)p->epoch,
+           (int)p->epochs, (int)p->step, (int)p->steps, (double)p->loss);
+    if (p->accuracy >= 0) printf("  accuracy %.2f%%", 100.0 * (double)p->accuracy);
+    if (p->loss_val >= 0) printf("  validation loss %.4f", (double)p->loss_val);
+    if (p->accuracy_val >= 0) printf("  accuracy %.2f%%", 100.0 * (double)p->accuracy_val);
+    if (p->epoch_end) printf("\n");
+    fflush(stdout);
+}
+#else
+static void nn__print_progress(const nn_progress *p) { (void)p; }
+#endif
+
+NNDEF int nn_fit(nn_model *m, const nn_fit_opts *f) {
+    nn_progress p;
+    int32_t first, i;
+    int err = nn__fit_arguments(m, f);
+    if (err) return err;
+    NN_MEMSET(&p, 0, sizeof p);
+    p.model = m;
+    p.epochs = nn__or1(f->epochs);
+    p.steps = (f->n - 1) / m->opts.batch + 1;
+    for (p.epoch = 1; p.epoch <= p.epochs; p.epoch++) {
+        float sum = 0, rest = 0;
+        int32_t correct = 0;
+        uint32_t key =
+            (uint32_t)m->step; /* so that an epoch after resuming is shuffled like the one missed */
+        p.loss_val = p.accuracy_val = nn__nan();
+        p.epoch_end = 0;
+        for (p.step = 1, first = 0; first < f->n; p.step++, first += m->opts.batch) {
+            float mean;
+            err = nn__fit_step(m, f, key, first);
+            if (err) return err;
+            for (i = 0; i < m->run.count; i++)
+                nn__add_exactly(&sum, &rest, nn__floats(m, m->loss_offset)[i]);
+            correct += m->correct;
+            mean = sum + rest;
+            p.loss = mean / nn__loss_terms(m, first + m->run.count);
+            p.accuracy = nn__accuracy(m, correct, first + m->run.count);
+            if (!f->quiet) nn__print_progress(&p);
+            if (f->progress && f->progress(f->user, &p))
+                return NN__FAIL(&m->opts, NN_ERR_CANCELLED, "cancelled in epoch %d", (int)p.epoch);
+        }
+        p.step = p.steps;
+        p.epoch_end = 1;
+        if (f->n_val) {
+            err = nn_eval(m, f->x_val, f->y_val, f->n_val);
+            if (err) return err;
+            p.loss_val = m->loss;
+            p.accuracy_val = nn__accuracy(m, m->correct, f->n_val);
+        }
+        if (!f->quiet) nn__print_progress(&p);
+        if (f->progress && f->progress(f->user, &p))
+            return NN__FAIL(&m->opts, NN_ERR_CANCELLED, "cancelled after epoch %d", (int)p.epoch);
+    }
+    return 0;
+}
+#endif
+
+/* >>data ----------------------------------------------------------------------------------------
+   Tensors by name, in PyTorch's order; snapshots; initial values. */
+
+/* What can be copied of a tensor. */
+enum { NN__PARAM, NN__MOMENT1, NN__MOMENT2, NN__GRADIENT };
+
+/* Floats of tensor t as they lie, or NULL when it has none of that part. */
+static float *nn__part(const nn_model *m, const nn_tensor *t, int part) {
+    if (part == NN__PARAM) return nn__values(m, t);
+    if (part == NN__GRADIENT) return nn__floats(m, t->grad);
+    if (t->state == NN_AT_NONE || (part == NN__MOMENT2 && m->opts.optimizer != NN_ADAM))
+        return NULL;
+    return nn__floats(m, t->state) + (part == NN__MOMENT2 ? t->count : 0);
+}
+
+/* Optimizer state is called PREFIX/NAME. */
+static const char *nn__part_prefix(const nn_model *m, int part) {
+    if (part == NN__MOMENT1) return m->opts.optimizer == NN_ADAM ? "opt.m/" : "opt.mom/";
+    return part == NN__MOMENT2 ? "opt.v/" : "";
+}
+
+/* Splits name[0..n) into part and tensor; -1: no such tensor, or it has no such part. */
+static int32_t nn__find_part(const nn_model *m, const char *name, size_t n, int *part) {
+    int k;
+    int32_t t;
+    *part = NN__PARAM;
+    for (k = NN__MOMENT1; k <= NN__MOMENT2; k++) {
+        const char *prefix = nn__part_prefix(m, k);
+        size_t length = nn__strlen(prefix);
+        if (n <= length || !nn__is(prefix, name, length)) continue;
+        name += length;
+        n -= length;
+        *part = k;
+        break;
+    }
+    t = nn__find_tensor(m, name, n);
+    return t >= 0 && nn__part(m, &m->tensor[t], *part) ? t : -1;
+}
+
+static int nn__find_argument(const nn_model *m, const char *name, const float *p, size_t count,
+                             int32_t *t, int *part) {
+    int err = nn__argument(m, name && p, "name or buffer is NULL");
+    if (err) return err;
+    *t = nn__find_part(m, name, nn__strlen(name), part);
+    if (*t < 0) return NN__FAIL(&m->opts, NN_ERR_NAME, "no tensor is called %s", name);
+    if (count != m->tensor[*t].count)
+        return NN__FAIL(&m->opts, NN_ERR_CALL, "%s has %D elements, not %D", name,
+                        (int64_t)m->tensor[*t].count, (int64_t)count);
+    return 0;
+}
+
+static void nn__copy_out(const nn_model *m, const nn_tensor *t, const float *from, float *out) {
+    uint32_t i;
+    for (i = 0; i < t->count; i++) out[i] = from[nn__place(t, m->rows[t->row].groups, i)];
+}
+
+NNDEF int nn_get(const nn_model *m, const char *name, float *out, size_t count) {
+    int32_t t;
+    int part, err = nn__find_argument(m, name, out, count, &t, &part);
+    if (!err) nn__copy_out(m, &m->tensor[t], nn__part(m, &m->tensor[t], part), out);
+    return err;
+}
+
+NNDEF int nn_get_grad(const nn_model *m, const char *name, float *out, size_t count) {
+    int32_t t;
+    int part, err = nn__find_argument(m, name, out, count, &t, &part);
+    if (err) return err;
+    if (part != NN__PARAM || m->tensor[t].grad == NN_AT_NONE)
+        return NN__FAIL(&m->opts, NN_ERR_CALL, "%s has no gradient (frozen, or fuse_update)", name);
+    nn__copy_out(m, &m->tensor[t], nn__part(m, &m->tensor[t], NN__GRADIENT), out);
+    return 0;
+}
+
+NNDEF int nn_set(nn_model *m, const char *name, const float *values, size_t count) {
+    int32_t t;
+    uint32_t i;
+    float *to;
+    int part, err = nn__find_argument(m, name, values, count, &t, &part);
+    if (err) return err;
+    if (m->tensor[t].flags & (NN__IMAGE | NN__PARENT))
+        return NN__FAIL(&m->opts, NN_ERR_CALL, "%s is read-only here (in_place, or a clone's)",
+                        name);
+    to = nn__part(m, &m->tensor[t], part);
+    for (i = 0; i < count; i++)
+        to[nn__place(&m->tensor[t], m->rows[m->tensor[t].row].groups, i)] = values[i];
+    return 0;
+}
+
+/* The tensors that training changes lie together: [*first, *end) of the block. */
+static void nn__moving_bytes(const nn_model *m, uint32_t *first, uint32_t *end) {
+    uint32_t t;
+    *first = *end = m->moves_end;
+    for (t = 0; t < m->tensor_count; t++)
+        if ((m->tensor[t].flags & NN__MOVES) && m->tensor[t].offset < *first)
+            *first = m->tensor[t].offset;
+}
+
+NNDEF size_t nn_snapshot_size(const nn_model *m) {
+    uint32_t first, end;
+    if (!m || !m->block) return 0;
+    nn__moving_bytes(m, &first, &end);
+    return end - first;
+}
+
+NNDEF int nn_snapshot(const nn_model *m, void *buffer, size_t size) {
+    uint32_t first, end;
+    int err =
+        nn__argument(m, buffer && size >= nn_snapshot_size(m), "the buffer is NULL or too small");
+    if (err) return err;
+    nn__moving_bytes(m, &first, &end);
+    NN_MEMCPY(buffer, m->block + first, end - first);
+    return 0;
+}
+
+NNDEF int nn_rollback(nn_model *m, const void *buffer, size_t size) {
+    uint32_t first, end;
+    int err =
+        nn__argument(m, buffer && size >= nn_snapshot_size(m), "the buffer is NULL or too small");
+    if (err) return err;
+    nn__moving_bytes(m, &first, &end);
+    NN_MEMCPY(m->block + first, buffer, end - first);
+    return 0;
+}
+
+/* Initial values of tensor i, a function of the seed and its canonical indices. */
+static void nn__init_tensor(nn_model *m, uint32_t i) {
+    const nn_tensor *t = &m->tensor[i], *weight = &m->tensor[m->row[t->row].tensor];
+    float *p = nn__values(m, t), fan_in, bound, fill = 0;
+    uint32_t e, k = weight->count / (uint32_t)weight->dim[0];
+    if (weight->ndim == 1) { /* normalization: weight and running_var 1, bias and running_mean 0 */
+        fill = t->suffix == 0 || t->suffix == 3 ? 1.0f : 0.0f;
+        for (e = 0; e < t->count; e++) p[e] = fill;
+        return;
+    }
+    fan_in = (float)k;
+    if (m->opts.init == NN_INIT_KERAS) {
+        float fan_out = (float)(weight->count / (uint32_t)weight->dim[1]);
+        bound = t->ndim == 1 ? 0.0f : nn__sqrt(6.0f / (fan_in + fan_out));
+    } else {
+        bound = 1.0f / nn__sqrt(fan_in);
+    }
+    NN__CALL(m, uniform)(p, t, m->rows[t->row].groups, nn__key(m->opts.seed, 0x1417, i), bound);
+}
+
+/* Copies a canonical float32 image of all tensors (little-endian), but for those used in place. */
+static void nn__init_from_image(nn_model *m, const unsigned char *image) {
+    uint32_t i, e;
+    for (i = 0; i < m->tensor_count; i++) {
+        const nn_tensor *t = &m->tensor[i];
+        const unsigned char *from = image + nn__image_offset(m, i);
+        float *p;
+        if (t->alias != i || (t->flags & NN__IMAGE)) continue;
+        p = nn__values(m, t);
+        for (e = 0; e < t->count; e++)
+            NN_MEMCPY(&p[nn__place(t, m->rows[t->row].groups, e)], from + 4 * (size_t)e, 4);
+    }
+}
+
+/* Values, gradients and state of a model whose block was just laid out. */
+static int nn__init_values(nn_model *m) {
+    uint32_t i, size = nn__image_offset(m, m->tensor_count);
+    if (m->opts.weights && m->opts.weights_size != size)
+        return NN__FAIL(&m->opts, NN_ERR_OPTION, "weights_size: %D bytes, the rows need %D",
+                        (int64_t)m->opts.weights_size, (int64_t)size);
+    m->beta1_power = m->beta2_power = (uint64_t)1 << 63;
+    NN_MEMSET(m->block + m->grad_offset, 0, m->state_offset - m->grad_offset);
+    NN_MEMSET(m->block + m->state_offset, 0, 4 * (size_t)m->state_count);
+    if (m->opts.weights) {
+        m->image = (const unsigned char *)m->opts.weights;
+        nn__init_from_image(m, m->image);
+        return 0;
+    }
+    for (i = 0; i < m->tensor_count; i++)
+        if (m->tensor[i].alias == i && !(m->tensor[i].flags & (NN__IMAGE | NN__PARENT)))
+            nn__init_tensor(m, i);
+    return 0;
+}
+
+/* Lays out and fills a model; on error frees it. */
+static int nn__build(nn_model *m, const nn__source *s, const nn_opts *o) {
+    int64_t total;
+    int err;
+    if (!m) return NN__FAIL(o, NN_ERR_CALL, "m is NULL");
+    total = nn__plan(m, s, o, 1);
+    err = total < 0 ? (int)total : 0;
+    if (!err && m->opts.in_place && !m->opts.weights && !s->src && !s->file) {
+        uint32_t i;
+        for (i = 0; i < m->tensor_count; i++)
+            if (m->tensor[i].flags & NN__IMAGE)
+                err = NN__FAIL(o, NN_ERR_OPTION,
+                               "in_place: there are no weights to use where they lie");
+    }
+    if (!err && !s->file) err = nn__init_values(m);
+    if (err) nn_free(m);
+    return err;
+}
+
+static nn__source nn__source_rows(const nn_layer *rows) {
+    nn__source s;
+    NN_MEMSET(&s, 0, sizeof s);
+    s.rows = rows;
+    return s;
+}
+
+/* A source of text[0..size), or an error in *err. */
+static nn__source nn__source_text(const char *text, size_t size, const nn_opts *o, int *err) {
+    nn__source s = nn__source_rows(NULL);
+    int32_t rows =
+        text ? nn__count_text_rows(o, text, size) : NN__FAIL(o, NN_ERR_ROW, "text is NULL");
+    *err = rows < 0 ? rows : 0;
+    s.text = text;
+    s.text_size = size;
+    s.text_rows = rows;
+    return s;
+}
+
+NNDEF int nn_build(nn_model *m, const nn_layer *rows, const nn_opts *o) {
+    nn__source s = nn__source_rows(rows);
+    return nn__build(m, &s, o);
+}
+
+NNDEF int nn_build_text(nn_model *m, const char *text, const nn_opts *o) {
+    int err;
+    nn__source s = nn__source_text(text, text ? nn__strlen(text) : 0, o, &err);
+    if (err && m) NN_MEMSET(m, 0, sizeof *m);
+    return err ? err : nn__build(m, &s, o);
+}
+
+NNDEF int64_t nn_memory(const nn_layer *rows, const nn_opts *o) {
+    nn__source s = nn__source_rows(rows);
+    nn_model m;
+    return nn__plan(&m, &s, o, 0);
+}
+
+NNDEF int64_t nn_memory_text(const char *text, const nn_opts *o) {
+    int err;
+    nn__source s = nn__source_text(text, text ? nn__strlen(text) : 0, o, &err);
+    nn_model m;
+    return err ? err : nn__plan(&m, &s, o, 0);
+}
+
+NNDEF void nn_free(nn_model *m) {
+    if (!m) return;
+    NN_FREE(m->owned);
+    NN_FREE(m->owned_file);
+    NN_MEMSET(m, 0, sizeof *m);
+}
+
+NNDEF int nn_clone(nn_model *m, const nn_model *src, const nn_opts *o) {
+    nn__source s = nn__source_rows(src ? src->rows : NULL);
+    uint32_t i, e;
+    int err;
+    if (m) NN_MEMSET(m, 0, sizeof *m);
+    if (!src || !src->block || m == src)
+        return NN__FAIL(o, NN_ERR_CALL, "src is NULL, not built, or m itself");
+    if (o && o->weights)
+        return NN__FAIL(o, NN_ERR_OPTION, "weights: a clone has those of its model");
+    s.src = src;
+    err = nn__build(m, &s, o);
+    if (err) return err;
+    m->image = src->image;
+    m->parent = src->parent ? src->parent : src->block;
+    for (i = 0; i < m->tensor_count; i++) {
+        const nn_tensor *t = &m->tensor[i], *from = &src->tensor[i];
+        int32_t groups = m->rows[t->row].groups;
+        if (t->alias != i || (t->flags & (NN__IMAGE | NN__PARENT))) continue;
+        for (e = 0; e < t->count; e++)
+            nn__values(m, t)[nn__place(t, groups, e)] =
+                nn__values(src, from)[nn__place(from, groups, e)];
+    }
+    return 0;
+}
+
+/* >>file ----------------------------------------------------------------------------------------
+   Model files (>>format). The reader trusts nothing: sizes are compared before they are added, and
+   the checks run in the order of their error codes. Uses >>text and >>data. */
+
+/* CRC-32 (ISO-HDLC), four bits at a time: 64 bytes of table. */
+static uint32_t nn__crc32(uint32_t crc, const void *bytes, size_t n) {
+    static const uint32_t table[16] = { 0x00000000, 0x1db71064, 0x3b6e20c8, 0x26d930ac,
+                                        0x76dc4190, 0x6b6b51f4, 0x4db26158, 0x5005713c,
+                                        0xedb88320, 0xf00f9344, 0xd6d6a3e8, 0xcb61b38c,
+                                        0x9b64c2b0, 0x86d3d2d4, 0xa00ae278, 0xbdbdf21c };
+    const unsigned char *p = (const unsigned char *)bytes;
+    crc = ~crc;
+    while (n--) {
+        crc ^= *p++;
+        crc = crc >> 4 ^ table[crc & 15];
+        crc = crc >> 4 ^ table[crc & 15];
+    }
+    return ~crc;
+}
+
+#define NN__CRC_AT 37 /* of the eight digits */
+#define NN__HEADER_MAX (1u << 20)
+
+/* Where a file's bytes go: counted, summed, and written when write is given; in pieces of up to 64
+ * bytes. */
+typedef struct nn__sink {
+    nn_write_fn *write;
+    void *user;
+    int64_t count;
+    uint32_t crc;
+    int failed;
+    size_t held;
+    unsigned char hold[64];
+} nn__sink;
+
+static void nn__flush(nn__sink *s) {
+    s->crc = nn__crc32(s->crc, s->hold, s->held);
+    if (s->write && !s->failed && s->held) s->failed = s->write(s->user, s->hold, s->held);
+    s->held = 0;
+}
+
+static void nn__sink_bytes(void *sink, const char *bytes, size_t n) {
+    nn__sink *s = (nn__sink *)sink;
+    s->count += (int64_t)n;
+    while (n--) {
+        s->hold[s->held++] = (unsigned char)*bytes++;
+        if (s->held == sizeof s->hold) nn__flush(s);
+    }
+}
+
+/* The options a training run goes on with, and its counters. */
+static void nn__put_hex64(nn__text *t, const char *key, uint64_t v) {
+    nn__puts(t, key);
+    nn__putx(t, (uint32_t)(v >> 32));
+    nn__putx(t, (uint32_t)v);
+}
+
+static void nn__put_real(nn__text *t, const char *key, float v) {
+    uint32_t bits;
+    NN_MEMCPY(&bits, &v, 4);
+    nn__puts(t, key);
+    nn__putx(t, bits);
+}
+
+static void nn__put_training(nn__text *t, const nn_model *m) {
+    const nn_opts *o = &m->opts;
+    nn__puts(t, "loss=");
+    nn__putd(t, o->loss);
+    nn__puts(t, " opt=");
+    nn__putd(t, o->optimizer);
+    nn__puts(t, " epsmode=");
+    nn__putd(t, o->eps_mode);
+    nn__put_real(t, " lr=x", o->lr);
+    nn__put_real(t, " mom=x", o->momentum);
+    nn__put_real(t, " b1=x", o->beta1);
+    nn__put_real(t, " b2=x", o->beta2);
+    nn__put_real(t, " eps=x", o->eps);
+    nn__put_real(t, " wd=x", o->weight_decay);
+    nn__put_hex64(t, " seed=", o->seed);
+    nn__put_hex64(t, " t=", m->step);
+    nn__put_hex64(t, " b1t=", m->beta1_power);
+    nn__put_hex64(t, " b2t=", m->beta2_power);
+}
+
+/* Calls for every tensor of the file in its order: by falling alignment of its size, then part,
+ * then row. */
+static int64_t nn__file_entries(const nn_model *m, int with_training, nn__text *header,
+                                nn__sink *data) {
+    int64_t offset = 0;
+    int align, part;
+    uint32_t i, e;
+    for (align = 6; align >= 2; align--)
+        for (part = NN__PARAM; part <= (with_training ? NN__MOMENT2 : NN__PARAM); part++)
+            for (i = 0; i < m->tensor_count; i++) {
+                const nn_tensor *t = &m->tensor[i];
+                const float *from = nn__part(m, t, part);
+                int64_t size = 4 * (int64_t)t->count;
+                int d;
+                if (t->alias != i || !from || (size & -size) < 1 << align ||
+                    (align < 6 && size % (2 << align) == 0))
+                    continue;
+                if (header) {
+                    nn__puts(header, ",\"");
+                    nn__puts(header, nn__part_prefix(m, part));
+                    nn__put_tensor_name(header, m, i);
+                    nn__puts(header, "\":{\"dtype\":\"F32\",\"shape\":[");
+                    for (d = 0; d < t->ndim; d++) {
+                        if (d) nn__put(header, ",", 1);
+                        nn__putd(header, t->dim[d]);
+                    }
+                    nn__puts(header, "],\"data_offsets\":[");
+                    nn__putd(header, offset);
+                    nn__put(header, ",", 1);
+                    nn__putd(header, offset + size);
+                    nn__puts(header, "]}");
+                }
+                for (e = 0; data && e < t->count; e++) {
+                    unsigned char le[4];
+                    uint32_t bits;
+                    NN_MEMCPY(&bits, &from[nn__place(t, m->rows[t->row].groups, e)], 4);
+                    nn__put32(le, bits);
+                    nn__sink_bytes(data, (const char *)(const void *)le, 4);
+                }
+                offset += size;
+            }
+    return offset;
+}
+
+/* The whole file; header_size is what stands in its first eight bytes. */
+static void nn__put_file(const nn_model *m, int with_training, uint32_t crc, uint32_t header_size,
+                         nn__sink *s, int with_data) {
+    unsigned char size[8] = { 0, 0, 0, 0, 0, 0, 0, 0 };
+    nn__text t = nn__text_to(NULL, 0);
+    t.sink = nn__sink_bytes;
+    t.user = s;
+    nn__put32(size, header_size);
+    nn__sink_bytes(s, (const char *)(const void *)size, 8);
+    nn__puts(&t, "{\"__metadata__\":{\"nn.crc32\":\"");
+    if (crc) nn__putx(&t, crc);
+    else nn__puts(&t, "00000000");
+    nn__puts(&t, "\",\"nn.version\":\"" NN_FORMAT_VERSION "\",\"nn.kind\":\"");
+    nn__puts(&t, with_training ? "train" : "model");
+    nn__puts(&t, "\",\"nn.graph\":\"");
+    nn__put_rows(&t, m->rows);
+    if (with_training) {
+        nn__puts(&t, "\",\"nn.train\":\"");
+        nn__put_training(&t, m);
+    }
+    nn__puts(&t, "\",\"format\":\"pt\"}");
+    nn__file_entries(m, with_training, &t, NULL);
+    nn__put(&t, "}", 1);
+    if (!with_data) return;
+    while (s->count < 8 + (int64_t)header_size) nn__put(&t, " ", 1);
+    nn__file_entries(m, with_training, NULL, s);
+    nn__flush(s);
+}
+
+NNDEF int64_t nn_save(const nn_model *m, int with_training, nn_write_fn *write, void *user) {
+    nn__sink s;
+    int64_t header;
+    uint32_t crc;
+    int err = nn__argument(m, 1, "");
+    if (err) return err;
+    NN_MEMSET(&s, 0, sizeof s);
+    nn__put_file(m, with_training, 0, 0, &s, 0);
+    header = nn__round_up(s.count, 64) - 8;
+    if (header > (int64_t)NN__HEADER_MAX)
+        return NN__FAIL(&m->opts, NN_ERR_IO,
+                        "the header would take %D bytes, more than a file may have", header);
+    NN_MEMSET(&s, 0, sizeof s);
+    nn__put_file(m, with_training, 0, (uint32_t)header, &s, 1);
+    if (!write) return s.count;
+    crc = s.crc;
+    NN_MEMSET(&s, 0, sizeof s);
+    s.write = write;
+    s.user = user;
+    nn__put_file(m, with_training, crc, (uint32_t)header, &s, 1);
+    if (s.failed) return NN__FAIL(&m->opts, NN_ERR_IO, "writing failed before byte %D", s.count);
+    return s.count;
+}
+
+NNDEF int nn_write_memory(void *user, const void *bytes, size_t size) {
+    nn_memory_writer *f = (nn_memory_writer *)user;
+    if (size > f->capacity - f->size) return -1;
+    NN_MEMCPY((unsigned char *)f->bytes + f->size, bytes, size);
+    f->size += size;
+    return 0;
+}
+
+/* A file being read: the strict JSON of its header between at and end. */
+typedef struct nn__reader {
+    const nn_opts *o;
+    const char *at, *end;
+    const unsigned char *image, *data;
+    int64_t data_size, next; /* bytes of tensors; where the next must begin */
+    const char *graph, *train;
+    size_t graph_size, train_size;
+    int ours, is_training;
+    int32_t tensors;
+} nn__reader;
+
+/* One tensor of the file. */
+typedef struct nn__entry {
+    const char *name, *dtype;
+    size_t name_size, dtype_size;
+    int32_t dim[6];
+    int ndim, bytes; /* bytes of an element */
+    int64_t begin, end;
+} nn__entry;
+
+/* The sentence of an error at the reader's place. */
+static int nn__file_fail(const nn__reader *r, int code, const char *text) {
+    (void)text;
+    return NN__FAIL(r->o, code, "byte %D of the file: %s",
+                    (int64_t)(r->at - (const char *)(const void *)r->image), text);
+}
+
+static int nn__entry_fail(const nn__reader *r, const nn__entry *e, int code, const char *text) {
+    char name[NN__NAME_MAX + 1];
+    size_t n = e->name_size < NN__NAME_MAX ? e->name_size : NN__NAME_MAX;
+    NN_MEMCPY(name, e->name, n);
+    name[n] = 0;
+    (void)text, (void)name;
+    return NN__FAIL(r->o, code, "tensor %s: %s", name, text);
+}
+
+static int nn__accept(nn__reader *r, char c) {
+    if (r->at < r->end && *r->at == c) {
+        r->at++;
+        return 1;
+    }
+    return 0;
+}
+
+/* A string; escapes and bytes outside printable ASCII only where lenient. */
+static int nn__json_string(nn__reader *r, int lenient, const char **s, size_t *n) {
+    if (!nn__accept(r, '"'))
+        return nn__file_fail(r, NN_ERR_FILE_SYNTAX, "a string is expected here");
+    *s = r->at;
+    for (; r->at < r->end && *r->at != '"'; r->at++) {
+        unsigned char c = (unsigned char)*r->at;
+        if (c < 0x20) return nn__file_fail(r, NN_ERR_FILE_SYNTAX, "a control byte in a string");
+        if (!lenient && (c == '\\' || c > 0x7e))
+            return nn__file_fail(r, NN_ERR_FILE_SYNTAX,
+                                 "an escape or a byte that is not ASCII in a name");
+        if (c == '\\' && ++r->at == r->end) break;
+    }
+    *n = (size_t)(r->at - *s);
+    if (!nn__accept(r, '"')) return nn__file_fail(r, NN_ERR_FILE_SYNTAX, "a string does not end");
+    return 0;
+}
+
+/* Decimal digits, at most most. */
+static int nn__json_number(nn__reader *r, int64_t most, int64_t *value) {
+    const char *start = r->at;
+    *value = 0;
+    while (r->at < r->end && *r->at >= '0' && *r->at <= '9') {
+        *value = *value * 10 + (*r->at++ - '0');
+        if (*value > most) return nn__file_fail(r, NN_ERR_FILE_DTYPE, "a number is too large");
+    }
+    if (r->at == start || (*start == '0' && r->at > start + 1))
+        return nn__file_fail(r, NN_ERR_FILE_SYNTAX, "a plain decimal number is expected here");
+    return 0;
+}
+
+/* Bytes of an element of a dtype; 0: unknown. */
+static int nn__dtype_bytes(const char *s, size_t n) {
+    static const char names[] = "F32 F16 BF16 I8 U8 I32 I64", sizes[] = "4221148";
+    const char *list = names, *word;
+    size_t length;
+    int i;
+    for (i = 0; (word = nn__word(&list, &length)) != NULL; i++) {
+        size_t k = 0;
+        while (k < n && k < length && word[k] == s[k]) k++;
+        if (k == n && k == length) return sizes[i] - '0';
+    }
+    return 0;
+}
+
+/* The metadata, which must come first when it is there. Any key that begins with nn. makes the file
+ * ours. */
+static int nn__read_metadata(nn__reader *r) {
+    const char *crc_place = (const char *)(const void *)r->image + NN__CRC_AT;
+    int first = 1, err, known = 0;
+    if (!nn__accept(r, '{')) return nn__file_fail(r, NN_ERR_FILE_META, "metadata is not an object");
+    if (nn__accept(r, '}')) return 0;
+    do {
+        const char *key, *value;
+        size_t key_size, value_size;
+        int is_ours, bit = 0;
+        err = nn__json_string(r, !r->ours, &key, &key_size);
+        if (!err && !nn__accept(r, ':'))
+            err = nn__file_fail(r, NN_ERR_FILE_SYNTAX, "a colon is expected here");
+        if (!err) err = nn__json_string(r, !r->ours, &value, &value_size);
+        if (err) return err;
+        is_ours = key_size >= 3 && key[0] == 'n' && key[1] == 'n' && key[2] == '.';
+        if (is_ours && first) {
+            r->ours = nn__is("nn.crc32", key, key_size) && value == crc_place && value_size == 8;
+            if (!r->ours)
+                return nn__file_fail(r, NN_ERR_FILE_META, "nn.crc32 does not stand at byte 37");
+        } else if (is_ours && !r->ours) {
+            return nn__file_fail(r, NN_ERR_FILE_META,
+                                 "a file with nn. keys must begin with nn.crc32");
+        }
+        first = 0;
+        if (nn__is("nn.crc32", key, key_size)) bit = 1;
+        if (nn__is("nn.version", key, key_size)) {
+            bit = 2;
+            if (value_size < 3 || value[0] != '1' || value[1] != '.')
+                return nn__file_fail(r, NN_ERR_FILE_VERSION, "the format's version is not 1.x");
+        }
+        if (nn__is("nn.kind", key, key_size)) {
+            bit = 4;
+            r->is_training = nn__is("train", value, value_size);
+            if (!r->is_training && !nn__is("model", value, value_size))
+                return nn__file_fail(r, NN_ERR_FILE_VERSION, "nn.kind is neither model nor train");
+        }
+        if (nn__is("nn.req", key, key_size)) {
+            bit = 8;
+            if (value_size)
+                return nn__file_fail(r, NN_ERR_FILE_VERSION,
+                                     "nn.req asks for what this reader lacks");
+        }
+        if (nn__is("nn.graph", key, key_size))
+            bit = 16, r->graph = value, r->graph_size = value_size;
+        if (nn__is("nn.train", key, key_size))
+            bit = 32, r->train = value, r->train_size = value_size;
+        if (known & bit) return nn__file_fail(r, NN_ERR_FILE_META, "a key stands twice");
+        known |= bit;
+    } while (nn__accept(r, ','));
+    if (!nn__accept(r, '}')) return nn__file_fail(r, NN_ERR_FILE_SYNTAX, "metadata does not end");
+    if (r->ours && (known & 6) != 6)
+        return nn__file_fail(r, NN_ERR_FILE_META, "nn.version or nn.kind is missing");
+    return 0;
+}
+
+/* "dtype", "shape" and "data_offsets" of an entry, each once, in any order. */
+static int nn__read_entry_fields(nn__reader *r, nn__entry *e) {
+    int seen = 0, err = 0;
+    if (!nn__accept(r, '{'))
+        return nn__file_fail(r, NN_ERR_FILE_SYNTAX, "a tensor's entry is not an object");
+    do {
+        const char *key;
+        size_t n;
+        int64_t value;
+        int bit, count = 0;
+        err = nn__json_string(r, 0, &key, &n);
+        if (!err && !nn__accept(r, ':'))
+            err = nn__file_fail(r, NN_ERR_FILE_SYNTAX, "a colon is expected here");
+        if (err) return err;
+        bit = nn__is("dtype", key, n)          ? 1
+              : nn__is("shape", key, n)        ? 2
+              : nn__is("data_offsets", key, n) ? 4
+                                               : 0;
+        if (!bit || (seen & bit))
+            return nn__file_fail(r, NN_ERR_FILE_SYNTAX,
+                                 "a tensor has an unknown key, or one twice");
+        seen |= bit;
+        if (bit == 1) {
+            err = nn__json_string(r, 0, &e->dtype, &e->dtype_size);
+            if (err) return err;
+            continue;
+        }
+        if (!nn__accept(r, '['))
+            return nn__file_fail(r, NN_ERR_FILE_SYNTAX, "a list is expected here");
+        while (!nn__accept(r, ']')) {
+            if (count && !nn__accept(r, ','))
+                return nn__file_fail(r, NN_ERR_FILE_SYNTAX, "a list does not end");
+            err = nn__json_number(r, bit == 2 ? 0x7fffffff : NN__LIMIT * 8, &value);
+            if (err) return err;
+            if (count == (bit == 2 ? 6 : 2))
+                return nn__entry_fail(r, e, NN_ERR_FILE_DTYPE,
+                                      "has more than 6 dimensions, or more than 2 offsets");
+            if (bit == 2) e->dim[count] = (int32_t)value;
+            else if (count) e->end = value;
+            else e->begin = value;
+            count++;
+        }
+        if (bit == 2) e->ndim = count;
+        else if (count != 2)
+            return nn__file_fail(r, NN_ERR_FILE_SYNTAX, "data_offsets are not two");
+    } while (nn__accept(r, ','));
+    if (!nn__accept(r, '}') || seen != 7)
+        return nn__file_fail(r, NN_ERR_FILE_SYNTAX,
+                             "a tensor's entry does not end, or lacks a key");
+    return 0;
+}
+
+/* The next tensor, checked: type, sizes, and that it begins where the last ended. */
+static int nn__read_entry(nn__reader *r, nn__entry *e) {
+    int64_t size;
+    int err, d;
+    NN_MEMSET(e, 0, sizeof *e);
+    err = nn__json_string(r, 0, &e->name, &e->name_size);
+    if (!err && !nn__accept(r, ':'))
+        err = nn__file_fail(r, NN_ERR_FILE_SYNTAX, "a colon is expected here");
+    if (!err && nn__is("__metadata__", e->name, e->name_size))
+        err = nn__file_fail(r, NN_ERR_FILE_META, "metadata is not first, or stands twice");
+    if (!err && (!e->name_size || e->name_size > 255))
+        err = nn__file_fail(r, NN_ERR_FILE_SYNTAX,
+                            "a tensor's name is empty or longer than 255 bytes");
+    if (!err) err = nn__read_entry_fields(r, e);
+    if (err) return err;
+    e->bytes = nn__dtype_bytes(e->dtype, e->dtype_size);
+    if (!e->bytes)
+        return nn__entry_fail(r, e, NN_ERR_FILE_DTYPE, "is none of F32 F16 BF16 I8 U8 I32 I64");
+    for (size = e->bytes, d = 0; d < e->ndim; d++) {
+        size = nn__times(size, e->dim[d]);
+        if (size >= NN__LIMIT)
+            return nn__entry_fail(r, e, NN_ERR_FILE_SIZE, "is larger than any file");
+    }
+    if (e->end < e->begin || e->end - e->begin != size)
+        return nn__entry_fail(r, e, NN_ERR_FILE_SIZE, "its data_offsets do not fit its shape");
+    if (e->begin != r->next)
+        return nn__entry_fail(r, e, NN_ERR_FILE_ORDER,
+                              "does not begin where the tensor before it ends");
+    if (e->end > r->data_size)
+        return nn__entry_fail(r, e, NN_ERR_FILE_END, "ends behind the end of the file");
+    r->next = e->end;
+    return ++r->tensors <= 65535 ? 0
+                                 : nn__file_fail(r, NN_ERR_FILE_SYNTAX, "more than 65535 tensors");
+}
+
+/* Opens the header: *r stands before the first entry. Returns 1 when there is one, 0 when not, or
+ * an error. */
+static int nn__open_entries(nn__reader *r) {
+    int err;
+    if (!nn__accept(r, '{'))
+        return nn__file_fail(r, NN_ERR_FILE_SYNTAX, "the header is not an object");
+    if (r->at < r->end && *r->at == '}') return 0;
+    if ((size_t)(r->end - r->at) >= 15 && nn__is("\"__metadata__\":", r->at, 15)) {
+        r->at += 15;
+        err = nn__read_metadata(r);
+        if (err) return err;
+        return nn__accept(r, ',');
+    }
+    return 1;
+}
+
+/* Checks the whole header and the checksum. Afterwards r is rewound to the first entry, for
+ * nn__next_entry. */
+static int nn__open_file(nn__reader *r, const void *image, size_t size, const nn_opts *o) {
+    const unsigned char *p = (const unsigned char *)image;
+    uint64_t header;
+    nn__reader start;
+    nn__entry e;
+    int more, err;
+    NN_MEMSET(r, 0, sizeof *r);
+    r->o = o;
+    if (!p) return NN__FAIL(o, NN_ERR_CALL, "the file image is NULL");
+    if (size < 8)
+        return NN__FAIL(o, NN_ERR_FILE_SHORT,
+                        "the file has %D bytes, its header's length alone takes 8", (int64_t)size);
+    header = nn__get32(p) | (uint64_t)nn__get32(p + 4) << 32;
+    if (header > size - 8)
+        return NN__FAIL(o, NN_ERR_FILE_SHORT,
+                        "the file has %D bytes, but its header alone should have %D", (int64_t)size,
+                        (int64_t)(header >> 1) < 0 ? -1 : (int64_t)(header & INT64_MAX));
+    if (header > NN__HEADER_MAX)
+        return NN__FAIL(o, NN_ERR_FILE_SHORT, "the header has %D bytes, more than a file may have",
+                        (int64_t)header);
+    r->image = p;
+    r->at = (const char *)image + 8;
+    r->end = r->at + header;
+    r->data = p + 8 + header;
+    r->data_size = (int64_t)(size - 8 - (size_t)header);
+    start = *r;
+    more = nn__open_entries(r);
+    for (err = more; more > 0; more = nn__accept(r, ',')) {
+        err = nn__read_entry(r, &e);
+        if (err) return err;
+    }
+    if (more < 0) return more;
+    if (!nn__accept(r, '}')) return nn__file_fail(r, NN_ERR_FILE_SYNTAX, "the header does not end");
+    if (r->next != r->data_size)
+        return NN__FAIL(o, NN_ERR_FILE_END, "the tensors end at byte %D, the file has %D bytes",
+                        (int64_t)(r->data - p) + r->next, (int64_t)size);
+    while (nn__accept(r, ' ')) {}
+    if (r->at != r->end)
+        return nn__file_fail(r, NN_ERR_FILE_TAIL, "something follows the header's closing brace");
+    if (r->ours) {
+        char digits[8];
+        nn__text t = nn__text_to(digits, 8);
+        uint32_t crc = nn__crc32(0, p, NN__CRC_AT);
+        crc = nn__crc32(crc, "00000000", 8);
+        nn__putx(&t, nn__crc32(crc, p + NN__CRC_AT + 8, size - NN__CRC_AT - 8));
+        for (err = 0; err < 8; err++)
+            if ((unsigned char)digits[err] != p[NN__CRC_AT + err])
+                return NN__FAIL(o, NN_ERR_FILE_CRC, "the file is damaged: its checksum is wrong");
+    }
+    start.ours = 0;
+    more = nn__open_entries(&start);
+    start.is_training = r->is_training;
+    start.tensors = 0;
+    *r = start;
+    return more < 0 ? more : 0;
+}
+
+/* The next tensor of a file that was checked whole; 0 at the end. */
+static int nn__next_entry(nn__reader *r, nn__entry *e) {
+    if (r->at < r->end && *r->at == ',') r->at++;
+    if (r->at >= r->end || *r->at != '"') return 0;
+    return nn__read_entry(r, e) == 0;
+}
+
+static float nn__half(uint32_t h) {
+    uint32_t sign = h >> 15 << 31, exponent = h >> 10 & 31, mantissa = h & 1023, bits;
+    float f;
+    if (exponent == 31) {
+        bits = sign | 0x7f800000u | mantissa << 13;
+    } else if (exponent) {
+        bits = sign | (exponent + 112) << 23 | mantissa << 13;
+    } else {
+        f = (float)mantissa * 5.9604644775390625e-8f; /* 2^-24 */
+        NN_MEMCPY(&bits, &f, 4);
+        bits |= sign;
+    }
+    NN_MEMCPY(&f, &bits, 4);
+    return f;
+}
+
+/* Copies an entry's values to tensor t's part, as they lie there. */
+static void nn__copy_entry(const nn_model *m, const nn_tensor *t, const nn__reader *r,
+                           const nn__entry *e, float *to) {
+    const unsigned char *from = r->data + e->begin;
+    uint32_t i;
+    for (i = 0; i < t->count; i++, from += e->bytes) {
+        uint32_t bits =
+            e->bytes == 4 ? nn__get32(from) : (uint32_t)from[0] | (uint32_t)from[1] << 8;
+        float value;
+        if (e->dtype[0] == 'B') bits <<= 16;
+        if (e->dtype[0] == 'F' && e->bytes == 2) value = nn__half(bits);
+        else NN_MEMCPY(&value, &bits, 4);
+        to[nn__place(t, m->rows[t->row].groups, i)] = value;
+    }
+}
+
+/* Tensors of files that no model has, and that mean nothing to one. */
+static int nn__is_ignored(const nn__entry *e) {
+    static const char *const suffixes[] = { "num_batches_tracked", "position_ids" };
+    size_t i;
+    for (i = 0; i < 2; i++) {
+        size_t n = nn__strlen(suffixes[i]);
+        if (e->name_size >= n && nn__is(suffixes[i], e->name + e->name_size - n, n)) return 1;
+    }
+    return e->name_size > 4 && nn__is("aux.", e->name, 4);
+}
+
+static int nn__is_state(const nn__entry *e) {
+    return e->name_size > 4 && nn__is("opt.", e->name, 4);
+}
+
+/* Checks that entry e can become part of tensor t. */
+static int nn__check_entry(const nn_model *m, const nn__reader *r, const nn__entry *e,
+                           const nn_tensor *t) {
+    int d, same = e->ndim == t->ndim;
+    for (d = 0; same && d < t->ndim; d++) same = e->dim[d] == t->dim[d];
+    if (!same)
+        return nn__entry_fail(r, e, NN_ERR_FILE_TENSOR, "is not of the shape that its row needs");
+    if (e->dtype[0] != 'F' && e->dtype[0] != 'B')
+        return nn__entry_fail(r, e, NN_ERR_FILE_TENSOR, "holds integers where floats are needed");
+    if (!(t->flags & NN__IMAGE)) return 0;
+    if (e->bytes != 4) return nn__entry_fail(r, e, NN_ERR_FILE_TENSOR, "in_place needs F32");
+    if (nn__misaligned(r->data + e->begin, 4))
+        return nn__entry_fail(r, e, NN_ERR_ALIGN, "in_place needs it aligned to 4 bytes");
+    (void)m;
+    return 0;
+}
+
+enum { NN__BOUND = 32 }; /* nn_tensor.flags while binding; shifted by the part, at most 128 */
+
+/* What binding a file to a model does with tensors that have no partner. */
+typedef struct nn__bind {
+    int allow_missing, parts, dry; /* parts: 1: parameters only; dry: check only */
+    void (*missing)(void *user, const char *name);
+    void *user;
+} nn__bind;
+
+static void nn__tell(const nn__bind *b, char sign, const nn_model *m, int32_t t,
+                     const nn__entry *e) {
+    char name[300];
+    nn__text out = nn__text_to(name, sizeof name - 1);
+    if (!b->missing || !b->dry) return;
+    nn__put(&out, &sign, 1);
+    if (e) nn__put(&out, e->name, e->name_size);
+    else nn__put_tensor_name(&out, m, (uint32_t)t);
+    name[out.len < sizeof name - 1 ? out.len : sizeof name - 1] = 0;
+    b->missing(b->user, name);
+}
+
+/* Every tensor of the file against every tensor of the model. */
+static int nn__bind_entries(nn_model *m, nn__reader r, const nn__bind *b) {
+    nn__entry e;
+    int err = 0;
+    while (!err && nn__next_entry(&r, &e)) {
+        int part = NN__PARAM;
+        int32_t i = b->parts == 1 ? nn__find_tensor(m, e.name, e.name_size)
+                                  : nn__find_part(m, e.name, e.name_size, &part);
+        nn_tensor *t;
+        if (nn__is_ignored(&e) || (nn__is_state(&e) && b->parts == 1)) continue;
+        if (i < 0) {
+            if (!b->allow_missing)
+                return nn__entry_fail(&r, &e, NN_ERR_FILE_TENSOR, "no row has such a tensor");
+            nn__tell(b, '+', m, 0, &e);
+            continue;
+        }
+        t = &m->tensor[m->tensor[i].alias];
+        if (b->dry) {
+            err = nn__check_entry(m, &r, &e, t);
+            if (!err && (t->flags & NN__BOUND << part))
+                err = nn__entry_fail(&r, &e, NN_ERR_FILE_TENSOR,
+                                     "stands twice, or is shared and given twice");
+            t->flags = (uint8_t)(t->flags | NN__BOUND << part);
+        } else if (part == NN__PARAM && (t->flags & NN__IMAGE)) {
+            t->offset = (uint32_t)(r.data - r.image + e.begin);
+        } else {
+            nn__copy_entry(m, t, &r, &e, nn__part(m, t, part));
+        }
+    }
+    return err;
+}
+
+/* Every part of every tensor of the model was in the file, or may be missing. */
+static int nn__check_bound(nn_model *m, const nn__reader *r, const nn__bind *b) {
+    uint32_t i;
+    int part;
+    for (i = 0; i < m->tensor_count; i++) {
+        const nn_tensor *t = &m->tensor[i];
+        char name[NN__NAME_MAX + 32];
+        nn__text out = nn__text_to(name, sizeof name - 1);
+        if (t->alias != i) continue;
+        for (part = NN__PARAM; part < b->parts; part++) {
+            if (!nn__part(m, t, part) || (t->flags & NN__BOUND << part)) continue;
+            if (b->allow_missing) {
+                nn__tell(b, '-', m, (int32_t)i, NULL);
+                continue;
+            }
+            nn__puts(&out, nn__part_prefix(m, part));
+            nn__put_tensor_name(&out, m, i);
+            name[out.len < sizeof name - 1 ? out.len : sizeof name - 1] = 0;
+            return NN__FAIL(r->o, NN_ERR_FILE_TENSOR, "the file lacks tensor %s", name);
+        }
+    }
+    return 0;
+}
+
+/* Binds a checked file to the model: first a dry run, then the copies. All or nothing. */
+static int nn__bind_file(nn_model *m, const nn__reader *r, nn__bind *b) {
+    uint32_t i;
+    int err;
+    b->dry = 1;
+    err = nn__bind_entries(m, *r, b);
+    if (!err) err = nn__check_bound(m, r, b);
+    for (i = 0; i < m->tensor_count; i++) m->tensor[i].flags &= NN__BOUND - 1;
+    b->dry = 0;
+    if (!err) err = nn__bind_entries(m, *r, b);
+    for (i = 0; i < m->tensor_count && !err; i++)
+        m->tensor[i].offset = m->tensor[m->tensor[i].alias].offset;
+    return err;
+}
+
+/* Value of key in nn.train: digits behind "key=", as a number of the given base up to a space. */
+static int nn__training_value(const nn__reader *r, const char *key, int base, uint64_t *value) {
+    const char *at = r->train, *end = r->train + r->train_size;
+    size_t n = nn__strlen(key);
+    while (at < end) {
+        const char *word = at;
+        while (at < end && *at != ' ') at++;
+        if ((size_t)(at - word) > n && nn__is(key, word, n)) {
+            for (word += n, *value = 0; word < at; word++) {
+                int digit = *word >= '0' && *word <= '9'   ? *word - '0'
+                            : *word >= 'a' && *word <= 'f' ? *word - 'a' + 10
+                                                           : 99;
+                if (digit >= base) return 0;
+                *value = *value * (uint64_t)base + (uint64_t)digit;
+            }
+            return 1;
+        }
+        while (at < end && *at == ' ') at++;
+    }
+    return 0;
+}
+
+/* An option against the file's: taken over where it is zero, else it must agree. */
+static int nn__resume_option(const nn__reader *r, const char *key, int base, void *option) {
+    uint64_t value;
+    uint32_t have, bits;
+    NN_MEMCPY(&have, option, 4);
+    if (!nn__training_value(r, key, base, &value))
+        return NN__FAIL(r->o, NN_ERR_FILE_META, "nn.train lacks %s or it is no number", key);
+    bits = (uint32_t)value;
+    if (have && have != bits)
+        return NN__FAIL(r->o, NN_ERR_OPTION, "resume: the file's %s differs from the option given",
+                        key);
+    NN_MEMCPY(option, &bits, 4);
+    return 0;
+}
+
+/* Takes what resuming needs from nn.train into the options. */
+static int nn__resume_options(const nn__reader *r, nn_opts *o) {
+    uint64_t seed = 0;
+    int err;
+    if (!r->is_training || !r->train)
+        return NN__FAIL(r->o, NN_ERR_OPTION, "resume: the file holds no training state");
+    err = nn__resume_option(r, "loss=", 10, &o->loss);
+    if (!err) err = nn__resume_option(r, "opt=", 10, &o->optimizer);
+    if (!err) err = nn__resume_option(r, "epsmode=", 10, &o->eps_mode);
+    if (!err) err = nn__resume_option(r, "lr=x", 16, &o->lr);
+    if (!err) err = nn__resume_option(r, "mom=x", 16, &o->momentum);
+    if (!err) err = nn__resume_option(r, "b1=x", 16, &o->beta1);
+    if (!err) err = nn__resume_option(r, "b2=x", 16, &o->beta2);
+    if (!err) err = nn__resume_option(r, "eps=x", 16, &o->eps);
+    if (!err) err = nn__resume_option(r, "wd=x", 16, &o->weight_decay);
+    if (err) return err;
+    if (!nn__training_value(r, "seed=", 16, &seed))
+        return NN__FAIL(r->o, NN_ERR_FILE_META, "nn.train lacks seed");
+    if (o->seed && o->seed != seed)
+        return NN__FAIL(r->o, NN_ERR_OPTION,
+                        "resume: the file's seed differs from the option given");
+    o->seed = seed;
+    return 0;
+}
+
+/* The source of a file's rows; r is opened. */
+static nn__source nn__source_file(const nn__reader *r, int *err) {
+    nn__source s = nn__source_rows(NULL);
+    *err = 0;
+    if (!r->graph)
+        *err = NN__FAIL(r->o, NN_ERR_FILE_GRAPH,
+                        "the file holds no rows (nn.graph): a plain state "
+                        "dict, for nn_load_params");
+    if (!*err) s = nn__source_text(r->graph, r->graph_size, r->o, err);
+    s.file = 1;
+    return s;
+}
+
+/* Errors of rows that come from a file are the file's. */
+static int nn__graph_error(int err) { return err == NN_ERR_ROW ? NN_ERR_FILE_GRAPH : err; }
+
+/* Opens a file that is to become a model: its options are o's, or what resuming makes of them. */
+static int nn__open_model(nn__reader *r, const void *image, size_t size, const nn_opts *given,
+                          nn_opts *o, nn__source *s) {
+    int err;
+    *o = nn__given(given);
+    err = nn__open_file(r, image, size, o);
+    if (!err && o->weights) err = NN__FAIL(o, NN_ERR_OPTION, "weights: a file brings its own");
+    if (!err && o->in_place && NN__BIG_ENDIAN)
+        err = NN__FAIL(o, NN_ERR_OPTION, "in_place: files are little-endian, this machine is not");
+    if (!err && o->in_place && size > UINT32_MAX)
+        err = NN__FAIL(o, NN_ERR_OPTION, "in_place: the file is larger than 4 GiB");
+    if (!err && o->resume) err = nn__resume_options(r, o);
+    if (!err) *s = nn__source_file(r, &err);
+    return nn__graph_error(err);
+}
+
+NNDEF int64_t nn_memory_file(const void *image, size_t size, const nn_opts *o) {
+    nn__reader r;
+    nn__source s;
+    nn_opts opts;
+    nn_model m;
+    int64_t total;
+    int err = nn__open_model(&r, image, size, o, &opts, &s);
+    if (err) return err;
+    total = nn__plan(&m, &s, &opts, 0);
+    return total < 0 ? nn__graph_error((int)total) : total;
+}
+
+NNDEF int nn_load(nn_model *m, const void *image, size_t size, const nn_opts *o) {
+    nn__reader r;
+    nn__source s;
+    nn__bind b;
+    nn_opts opts;
+    uint64_t t = 0, p1 = 0, p2 = 0;
+    int err;
+    if (!m) return NN__FAIL(o, NN_ERR_CALL, "m is NULL");
+    NN_MEMSET(m, 0, sizeof *m);
+    err = nn__open_model(&r, image, size, o, &opts, &s);
+    if (!err) err = nn__graph_error(nn__build(m, &s, &opts));
+    if (err) return err;
+    err = nn__init_values(m);
+    m->image = r.image;
+    NN_MEMSET(&b, 0, sizeof b);
+    b.parts = opts.resume ? 3 : 1;
+    if (!err) err = nn__bind_file(m, &r, &b);
+    if (!err && opts.resume) {
+        if (!nn__training_value(&r, "t=", 16, &t) || !nn__training_value(&r, "b1t=", 16, &p1) ||
+            !nn__training_value(&r, "b2t=", 16, &p2) || p1 >> 63 > (uint64_t) !(p1 << 1) ||
+            p2 >> 63 > (uint64_t) !(p2 << 1))
+            err = NN__FAIL(&opts, NN_ERR_FILE_META,
+                           "nn.train lacks its counters, or they are out of range");
+        m->step = t;
+        m->beta1_power = p1;
+        m->beta2_power = p2;
+    }
+    if (err) nn_free(m);
+    return err;
+}
+
+NNDEF int nn_load_params(nn_model *m, const void *image, size_t size, int allow_missing,
+                         void (*missing)(void *user, const char *name), void *user) {
+    nn__reader r;
+    nn__bind b;
+    uint32_t i;
+    int err = nn__argument(m, 1, "");
+    if (err) return err;
+    for (i = 0; i < m->tensor_count; i++)
+        if (m->tensor[i].flags & (NN__IMAGE | NN__PARENT))
+            return NN__FAIL(&m->opts, NN_ERR_CALL,
+                            "the model has read-only tensors (in_place, or a clone's)");
+    err = nn__open_file(&r, image, size, &m->opts);
+    NN_MEMSET(&b, 0, sizeof b);
+    b.allow_missing = allow_missing;
+    b.missing = missing;
+    b.user = user;
+    b.parts = 1;
+    return err ? err : nn__bind_file(m, &r, &b);
+}
+
+#ifndef NN_NO_STDIO
+static int nn__write_stdio(void *user, const void *bytes, size_t size) {
+    return fwrite(bytes, 1, size, (FILE *)user) != size;
+}
+
+NNDEF int nn_save_file(const nn_model *m, const char *path, int with_training) {
+    char part[1024 + 5], *end = part;
+    FILE *f;
+    size_t n = path ? nn__strlen(path) : 0;
+    int64_t size;
+    int err = nn__argument(m, n > 0 && n <= 1024, "path is NULL, empty, or longer than 1024 bytes");
+    if (err) return err;
+    NN_MEMCPY(part, path, n);
+    NN_MEMCPY(end + n, ".tmp", 5);
+    f = fopen(part, "wb");
+    if (!f) return NN__FAIL(&m->opts, NN_ERR_IO, "cannot write %s", part);
+    size = nn_save(m, with_training, nn__write_stdio, f);
+    err = size < 0 ? (int)size : 0;
+    if (!err && (fflush(f) || NN_SYNC(f)))
+        err = NN__FAIL(&m->opts, NN_ERR_IO, "writing %s failed", part);
+    if (fclose(f) && !err) err = NN__FAIL(&m->opts, NN_ERR_IO, "closing %s failed", part);
+    if (!err && NN_RENAME(part, path))
+        err = NN__FAIL(&m->opts, NN_ERR_IO, "cannot rename %s to %s", part, path);
+    if (err) remove(part);
+    return err;
+}
+
+#ifndef NN_NO_MALLOC
+NNDEF int nn_load_file(nn_model *m, const char *path, const nn_opts *o) {
+    void *image = NULL;
+    long size = -1;
+    FILE *f;
+    int err = 0;
+    if (!m || !path) return NN__FAIL(o, NN_ERR_CALL, "m or path is NULL");
+    NN_MEMSET(m, 0, sizeof *m);
+    f = fopen(path, "rb");
+    if (!f) return NN__FAIL(o, NN_ERR_IO, "cannot read %s", path);
+    if (!fseek(f, 0, SEEK_END)) size = ftell(f);
+    if (size < 0 || fseek(f, 0, SEEK_SET)) err = NN__FAIL(o, NN_ERR_IO, "%s has no length", path);
+    if (!err) image = NN_MALLOC((size_t)size + 1);
+    if (!err && !image)
+        err = NN__FAIL(o, NN_ERR_MEMORY, "malloc of %D bytes for %s failed", (int64_t)size, path);
+    if (!err && fread(image, 1, (size_t)size, f) != (size_t)size)
+        err = NN__FAIL(o, NN_ERR_IO, "reading %s failed", path);
+    fclose(f);
+    if (!err) err = nn_load(m, image, (size_t)size, o);
+    if (!err && o && o->in_place) m->owned_file = image;
+    else NN_FREE(image);
+    return err;
+}
+#endif
+#endif
+
+/* >>debug ---------------------------------------------------------------------------------------
+   The rows with what planning found out, for people. Uses >>data. */
+
+NNDEF uint64_t nn_rows_hash(const nn_layer *rows) {
+    nn__text t = nn__text_to(NULL, 0);
+    uint64_t hash = 0xcbf29ce484222325u; /* FNV-1a */
+    if (!rows) return 0;
+    t.sink = nn__hash_bytes;
+    t.user = &hash;
+    nn__put_rows(&t, rows);
+    return hash;
+}
+
+#ifndef NN_NO_STRINGS
+#ifndef NN_NO_STDIO
+static int nn__write_stdout(void *user, const void *bytes, size_t size) {
+    (void)user;
+    return fwrite(bytes, 1, size, stdout) != size;
+}
+#else
+static int nn__write_stdout(void *user, const void *bytes, size_t size) {
+    (void)user, (void)bytes, (void)size;
+    return -1;
+}
+#endif
+
+/* A column of the table: text, then spaces up to width. */
+static void nn__pad_to(nn__text *t, size_t start, size_t width) {
+    do nn__put(t, " ", 1);
+    while (t->len - start < width);
+}
+
+NNDEF int nn_print(const nn_model *m, nn_write_fn *write, void *user) {
+    nn__sink s;
+    nn__text t = nn__text_to(NULL, 0);
+    int64_t parameters = 0, trained = 0;
+    uint32_t i;
+    int k, err = nn__argument(m, 1, "");
+    if (err) return err;
+    NN_MEMSET(&s, 0, sizeof s);
+    s.write = write ? write : nn__write_stdout;
+    s.user = user;
+    t.sink = nn__sink_bytes;
+    t.user = &s;
+    nn__puts(&t, "row  name              op             output        parameters\n");
+    for (i = 0; i < m->row_count; i++) {
+        const nn_row *r = &m->row[i];
+        int64_t count = 0;
+        size_t start = t.len;
+        for (k = 0; k < r->tensors; k++) {
+            const nn_tensor *own = &m->tensor[r->tensor + k];
+            count += own->count;
+            if (own->alias != r->tensor + k) continue;
+            parameters += own->count;
+            if (own->flags & NN__IS_TRAINED) trained += own->count;
+        }
+        nn__putd(&t, i);
+        nn__pad_to(&t, start, 5);
+        nn__put_name(&t, m->rows, i);
+        nn__pad_to(&t, start, 23);
+        nn__puts(&t, m->rows[i].op->name);
+        nn__pad_to(&t, start, 38);
+        nn__put_shape(&t, r);
+        nn__pad_to(&t, start, 52);
+        nn__putd(&t, count);
+        if (r->flags & NN__SHARES) nn__puts(&t, " shared");
+        if (r->flags & NN__TRAINS) nn__puts(&t, " trains");
+        nn__puts(&t, "\n");
+    }
+    nn__putd(&t, parameters);
+    nn__puts(&t, " parameters, ");
+    nn__putd(&t, trained);
+    nn__puts(&t, " of them train; block of ");
+    nn__putd(&t, (int64_t)m->block_size);
+    nn__puts(&t, " bytes\n");
+    nn__flush(&s);
+    return s.failed ? NN__FAIL(&m->opts, NN_ERR_IO, "writing failed") : 0;
+}
+#endif
+
+/* >>stamps --------------------------------------------------------------------------------------
+   Part 4 once per instruction set, and the choice between them. */
+
+#ifndef NN_HEADER
+#define NN_HEADER "nn.h"
+#endif
+
+#define NN__STAMP plain
+#define NN__TARGET
+#define NN__NAME "plain"
+#define NN__FMA(a, b, c) NN__FMA1(a, b, c)
+#include NN_HEADER
+#undef NN__STAMP
+#undef NN__TARGET
+#undef NN__NAME
+#undef NN__FMA
+
+#if NN__DISPATCH
+/* The plain stamp compiled for the fma instruction: a library's fmaf costs 20 times as much. */
+#define NN__STAMP fma
+#define NN__TARGET __attribute__((target("fma")))
+#define NN__NAME "fma"
+#ifdef __clang__
+NN__INLINE __attribute__((target("fma"))) float nn__fma_x86(float a, float b, float c) {
+    return _mm_cvtss_f32(_mm_fmadd_ss(_mm_set_ss(a), _mm_set_ss(b), _mm_set_ss(c)));
+}
+#define NN__FMA(a, b, c) nn__fma_x86(a, b, c)
+#else
+#define NN__FMA(a, b, c) __builtin_fmaf(a, b, c)
+#endif
+#include NN_HEADER
+#undef NN__STAMP
+#undef NN__TARGET
+#undef NN__NAME
+#undef NN__FMA
+
+static const nn_kernels *nn__pick_kernels(void) {
+    __builtin_cpu_init();
+    return __builtin_cpu_supports("fma") ? &nn__kernels_fma : &nn__kernels_plain;
+}
+#else
+static const nn_kernels *nn__pick_kernels(void) { return &nn__kernels_plain; }
+#endif
+
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC pop_options
+#endif
+#endif /* NN_IMPLEMENTATION */
+
+/* ==========================================================================================
+   Part 4: kernels
+   ========================================================================================== */
+
+/* This part is stamped once per instruction set, by the header including itself (see >>stamps at
+   the end of Part 3) with NN__STAMP the stamp's name and NN__TARGET its function attribute. Every
+   kernel is written once over the vocabulary below; all stamps give the same bits, because lanes go
+   across outputs, every sum has one order, and a product meets a sum only inside NN__FMA. */
+#ifdef NN__STAMP
+
+/* >>vector --------------------------------------------------------------------------------------
+   The vocabulary, here of width one.
+     NN__V                   the vector type, of NN__WIDTH floats; NN__ID(name) the name of a
+   function here NN__LOAD(p) NN__STORE(p, v) NN__SPREAD(x)   unaligned load and store; one value in
+   every lane NN__K(v)  NN__KBITS(u)  a constant in every lane: a float literal, or the bits of one
+     NN__ADD SUB MUL DIV     one IEEE operation each, rounded to float; NN__ROOT the square root
+     NN__FMA(a, b, c)        a * b + c, rounded once
+     NN__SEL_GT(x, y, a, b)  x > y ? a : b, so b if either is a NaN
+     NN__COPYSIGN(a, s)      a with the sign bit of s
+     NN__MAGIC               12582912 = 1.5 * 2^23. NN__MAGIC + n holds the integer n, rounded to
+   nearest even, in its low bits, for |n| < 2^22 NN__SCALE(x, m)         x * 2^n for m = NN__MAGIC +
+   n, by adding n to the exponent: x and the product must be normal numbers (anything else gives
+   some other value) NN__LOGB(x)             for a positive normal x: the n, as a float, that puts x
+   * 2^-n into NN__MANT(x)             [sqrt(1/2), sqrt(2)); and x * 2^-n */
+
+#define NN__PASTE2(a, b, c) a##b##_##c
+#define NN__PASTE(a, b, c) NN__PASTE2(a, b, c)
+#define NN__ID(name) NN__PASTE(nn__, name, NN__STAMP)
+#define NN__KERNEL NN__UNUSED NN__TARGET static
+#define NN__KERNEL_INLINE NN__TARGET NN__INLINE
+
+#define NN__V float
+#define NN__WIDTH 1
+#define NN__LOAD(p) (*(p))
+#define NN__STORE(p, v) (*(p) = (v))
+#define NN__SPREAD(x) (x)
+#define NN__K(v) (v)
+#define NN__KBITS(u) nn__from_bits(u)
+#define NN__ADD(a, b) ((float)((a) + (b)))
+#define NN__SUB(a, b) ((float)((a) - (b)))
+#define NN__MUL(a, b) ((float)((a) * (b)))
+#define NN__DIV(a, b) ((float)((a) / (b)))
+#define NN__ROOT(a) nn__sqrt(a)
+#define NN__SEL_GT(x, y, a, b) ((x) > (y) ? (a) : (b))
+#define NN__COPYSIGN(a, s) nn__from_bits((nn__bits(a) & 0x7fffffffu) | (nn__bits(s) & 0x80000000u))
+#define NN__SCALE(x, m) nn__from_bits(nn__bits(x) + (nn__bits(m) << 23))
+#define NN__LOGB(x) nn__logb1(x)
+#define NN__MANT(x) nn__from_bits(((nn__bits(x) + NN__SQRT_HALF) & 0x7fffffu) + 0x3f3504f3u)
+
+/* >>transcendental ------------------------------------------------------------------------------
+   Coefficients are from tools/fit_math.py; the bounds are measured over every float by
+   tests/test_math.c, in ulp of the exact result. */
+
+/* exp, below 0.90 ulp on [-87.3, 88.72]. Zero where the result would be subnormal, since some
+   units flush those and some do not; exact at 0; -inf, inf and NaN as usual.
+   Method: x = n ln 2 + r with ln 2 in two parts (Cody and Waite), whose first has 15 bits so that
+   n times it is exact; minimax polynomial in r; n added to the exponent. */
+NN__KERNEL_INLINE NN__V NN__ID(exp)(NN__V x) {
+    NN__V m, n, r, p;
+    m = NN__FMA(x, NN__K(1.4426950216293335f), NN__K(NN__MAGIC));
+    n = NN__SUB(m, NN__K(NN__MAGIC));
+    r = NN__FMA(n, NN__K(-0.693145751953125f), x);
+    r = NN__FMA(n, NN__K(-1.428606765330187e-06f), r);
+    p = NN__FMA(r, NN__K(0.0013821168104186654f), NN__K(0.0083686653524637222f));
+    p = NN__FMA(p, r, NN__K(0.041668258607387543f));
+    p = NN__FMA(p, r, NN__K(0.1666652113199234f));
+    p = NN__FMA(p, r, NN__K(0.49999994039535522f));
+    p = NN__FMA(p, r, NN__K(1.0f));
+    p = NN__FMA(p, r, NN__K(1.0f));
+    p = NN__SCALE(p, m);
+    /* -87.3365402 is the last float whose exp is above 2^-126, 88.7228317 the last below 2^128; in
+       between NN__SCALE stays within the normal numbers. A NaN takes the second choice each time,
+       which keeps it. */
+    p = NN__SEL_GT(x, NN__K(-87.3365478515625f), p, x);
+    p = NN__SEL_GT(NN__K(-87.336540222167969f), x, NN__K(0.0f), p);
+    return NN__SEL_GT(x, NN__K(88.722831726074219f), NN__KBITS(NN__INF_BITS), p);
+}
+
+/* log, below 0.88 ulp over all positive floats. Subnormals are scaled first, exactly; exact at
+   1; log(+-0) = -inf, log of less is NaN.
+   Method: x = 2^n (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)); f - f^2/2 + f^3 p(f), p minimax. The
+   same split of ln 2 as in exp, the small parts added first. */
+NN__KERNEL_INLINE NN__V NN__ID(log)(NN__V x) {
+    NN__V y, n, f, ff, p, z;
+    y = NN__MUL(x, NN__K(8388608.0f));
+    y = NN__SEL_GT(NN__K(1.1754943508222875e-38f), x, y, x);
+    n = NN__LOGB(y);
+    z = NN__SUB(n, NN__K(23.0f));
+    n = NN__SEL_GT(NN__K(1.1754943508222875e-38f), x, z, n);
+    f = NN__MANT(y);
+    f = NN__SUB(f, NN__K(1.0f));
+    p = NN__FMA(f, NN__K(-0.076363623142242432f), NN__K(0.12762142717838287f));
+    p = NN__FMA(p, f, NN__K(-0.13159598410129547f));
+    p = NN__FMA(p, f, NN__K(0.14201585948467255f));
+    p = NN__FMA(p, f, NN__K(-0.16623410582542419f));
+    p = NN__FMA(p, f, NN__K(0.20001241564750671f));
+    p = NN__FMA(p, f, NN__K(-0.25000819563865662f));
+    p = NN__FMA(p, f, NN__K(0.33333331346511841f));
+    p = NN__FMA(p, f, NN__K(-0.5f));
+    ff = NN__MUL(f, f);
+    z = NN__MUL(n, NN__K(1.428606765330187e-06f));
+    p = NN__FMA(p, ff, z);
+    p = NN__ADD(p, f);
+    p = NN__FMA(n, NN__K(0.693145751953125f), p);
+    /* Zeros give -inf here, NaNs themselves, and so does +inf below. */
+    z = NN__SUB(x, NN__KBITS(NN__INF_BITS));
+    z = NN__SEL_GT(NN__K(0.0f), x, NN__KBITS(NN__NAN_BITS), z);
+    p = NN__SEL_GT(x, NN__K(0.0f), p, z);
+    return NN__SEL_GT(x, NN__K(3.4028234663852886e+38f), x, p);
+}
+
+/* tanh, below 1.07 ulp, odd to the sign of zero, exactly +-1 from 9.02 on.
+   Method: odd minimax polynomial below 0.71875, where 1 - 2 / (exp(2x) + 1) would cancel; that form
+   above it, which runs into 1 by itself when exp overflows. */
+NN__KERNEL_INLINE NN__V NN__ID(tanh)(NN__V x) {
+    NN__V a, e, t, p, u;
+    a = NN__COPYSIGN(x, NN__K(1.0f));
+    u = NN__MUL(a, a);
+    p = NN__FMA(u, NN__K(-0.0050001800991594791f), NN__K(0.019938884302973747f));
+    p = NN__FMA(p, u, NN__K(-0.053501229733228683f));
+    p = NN__FMA(p, u, NN__K(0.13328269124031067f));
+    p = NN__FMA(p, u, NN__K(-0.33333152532577515f));
+    p = NN__MUL(p, u);
+    p = NN__FMA(p, a, a);
+    e = NN__ADD(a, a);
+    e = NN__ID(exp)(e);
+    e = NN__ADD(e, NN__K(1.0f));
+    t = NN__DIV(NN__K(2.0f), e);
+    t = NN__SUB(NN__K(1.0f), t);
+    t = NN__SEL_GT(a, NN__K(0.71875f), t, p);
+    return NN__COPYSIGN(t, x);
+}
+
+/* 1 / (1 + exp(-x)), below 2.41 ulp on [-87, 100]; 0 below -87.33, within [0, 1] everywhere.
+   Only exp(-|x|) is taken, so nothing can overflow; the numerator picks the side. */
+NN__KERNEL_INLINE NN__V NN__ID(sigmoid)(NN__V x) {
+    NN__V e, d;
+    e = NN__COPYSIGN(x, NN__K(-1.0f));
+    e = NN__ID(exp)(e);
+    d = NN__ADD(e, NN__K(1.0f));
+    e = NN__SEL_GT(x, NN__K(0.0f), NN__K(1.0f), e);
+    return NN__DIV(e, d);
+}
+
+/* >>gemm ----------------------------------------------------------------------------------------
+   C = A B over 16-output panels, see nn__gemm. A tile of C stays in registers while k runs. */
+
+#define NN__ROWS 4 /* of a tile */
+
+/* rows x cols of C, which begins at c with column stride cj and row stride cr; b is the panel, its
+   k strides bk. */
+NN__KERNEL_INLINE void NN__ID(tile_f32)(const nn__gemm *g, const float *a, const float *b,
+                                        const ptrdiff_t bk[3], ptrdiff_t bj, const float *bias,
+                                        float *c, ptrdiff_t cr, ptrdiff_t cj, int rows, int cols) {
+    NN__V acc[NN__ROWS][NN__LANES / NN__WIDTH];
+    int32_t k0, k1, k2;
+    int r, j;
+    for (r = 0; r < rows; r++)
+        for (j = 0; j < cols; j++) acc[r][j] = g->add ? c[r * cr + j * cj] : 0.0f;
+    for (k2 = 0; k2 < g->n[2]; k2++)
+        for (k1 = 0; k1 < g->n[1]; k1++) {
+            const float *ak = a + k2 * g->ak[2] + k1 * g->ak[1], *bp = b + k2 * bk[2] + k1 * bk[1];
+            for (k0 = 0; k0 < g->n[0]; k0++, ak += g->ak[0], bp += bk[0])
+                for (r = 0; r < rows; r++) {
+                    NN__V x = NN__SPREAD(ak[r * g->ar]);
+                    for (j = 0; j < cols; j++)
+                        acc[r][j] = NN__FMA(x, NN__LOAD(bp + j * bj), acc[r][j]);
+                }
+        }
+    for (r = 0; r < rows; r++)
+        for (j = 0; j < cols; j++) {
+            NN__V y = acc[r][j];
+            if (bias) y = NN__ADD(y, bias[j]);
+            NN__STORE(&c[r * cr + j * cj], y);
+        }
+}
+
+NN__KERNEL void NN__ID(gemm_f32)(const nn__gemm *g) {
+    int32_t col, r;
+    for (col = 0; col < g->cols; col += NN__LANES) {
+        int32_t w = nn__min(NN__LANES, g->cols - col), wb = g->b_panels ? w : 1,
+                wc = g->c_panels ? w : 1;
+        const float *b = g->b + col * g->bc + g->b0 * wb, *bias = g->bias ? g->bias + col : NULL;
+        float *c = g->c + col * g->cc + g->c0 * wc;
+        ptrdiff_t bk[3], cr = g->cr * wc;
+        bk[0] = g->bk[0] * wb, bk[1] = g->bk[1] * wb, bk[2] = g->bk[2] * wb;
+        for (r = 0; r < g->rows; r += NN__ROWS) {
+            const float *a = g->a + r * g->ar;
+            int32_t rows = nn__min(NN__ROWS, g->rows - r);
+            if (w == NN__LANES && g->bj == 1 && g->cj == 1 && rows == NN__ROWS)
+                NN__ID(tile_f32)(g, a, b, bk, 1, bias, c + r * cr, cr, 1, NN__ROWS, NN__LANES);
+            else if (w == NN__LANES && g->bj == 1 && g->cj == 1 && rows == 1)
+                NN__ID(tile_f32)(g, a, b, bk, 1, bias, c + r * cr, cr, 1, 1, NN__LANES);
+            else NN__ID(tile_f32)(g, a, b, bk, g->bj, bias, c + r * cr, cr, g->cj, rows, w);
+        }
+    }
+}
+
+/* The 16 partial sums joined as halves. */
+NN__KERNEL_INLINE float NN__ID(tree_f32)(float lane[NN__LANES]) {
+    int half, l;
+    for (half = NN__LANES / 2; half; half /= 2)
+        for (l = 0; l < half; l++) lane[l] = NN__ADD(lane[l], lane[l + half]);
+    return lane[0];
+}
+
+NN__KERNEL void NN__ID(lanes_f32)(const nn__gemm *g) {
+    int32_t r, j, k, l;
+    for (r = 0; r < g->rows; r++)
+        for (j = 0; j < g->cols; j++) {
+            float lane[NN__LANES], sum;
+            const float *a = g->a + r * g->ar;
+            for (l = 0; l < NN__LANES; l++) lane[l] = 0.0f;
+            for (k = 0; k < g->n[0]; k += NN__LANES) {
+                int32_t w = nn__min(NN__LANES, g->n[0] - k);
+                ptrdiff_t bk = g->b_panels ? 1 : g->bk[0];
+                const float *b = g->b_panels ? g->b + k / NN__LANES * g->bk[1] + j * g->bj * w
+                                             : g->b + k * bk + j * g->bj;
+                for (l = 0; l < w; l++)
+                    lane[l] = NN__FMA(a[(k + l) * g->ak[0]], b[l * bk], lane[l]);
+            }
+            sum = NN__ID(tree_f32)(lane);
+            if (g->bias) sum = NN__ADD(sum, g->bias[j]);
+            g->c[r * g->cr + j * g->cj] = sum;
+        }
+}
+
+/* >>elementwise ---------------------------------------------------------------------------------
+   Activations, normalization, losses. */
+
+NN__KERNEL_INLINE float NN__ID(max_f32)(const float *x, int32_t n) {
+    float m = x[0];
+    int32_t i;
+    for (i = 1; i < n; i++) m = NN__SEL_GT(x[i], m, x[i], m);
+    return m;
+}
+
+NN__KERNEL void NN__ID(softmax_f32)(float *y, int32_t n) {
+    float lane[NN__LANES], m = NN__ID(max_f32)(y, n), sum;
+    int32_t i;
+    for (i = 0; i < NN__LANES; i++) lane[i] = 0.0f;
+    for (i = 0; i < n; i++) {
+        y[i] = NN__ID(exp)(NN__SUB(y[i], m));
+        lane[i % NN__LANES] = NN__ADD(lane[i % NN__LANES], y[i]);
+    }
+    sum = NN__ID(tree_f32)(lane);
+    for (i = 0; i < n; i++) y[i] = NN__DIV(y[i], sum);
+}
+
+NN__KERNEL void NN__ID(act_f32)(float *y, size_t n, int32_t width, int act, float slope) {
+    size_t i;
+    switch (act) {
+    case NN_RELU: /* keeps NaN and -0 */
+        for (i = 0; i < n; i += NN__WIDTH) {
+            NN__V x = NN__LOAD(y + i);
+            NN__STORE(y + i, NN__SEL_GT(NN__K(0.0f), x, NN__K(0.0f), x));
+        }
+        break;
+    case NN_LEAKY_RELU:
+        for (i = 0; i < n; i += NN__WIDTH) {
+            NN__V x = NN__LOAD(y + i), z = NN__MUL(x, NN__SPREAD(slope));
+            NN__STORE(y + i, NN__SEL_GT(x, NN__K(0.0f), x, z));
+        }
+        break;
+    case NN_SIGMOID:
+        for (i = 0; i < n; i += NN__WIDTH) NN__STORE(y + i, NN__ID(sigmoid)(NN__LOAD(y + i)));
+        break;
+    case NN_TANH:
+        for (i = 0; i < n; i += NN__WIDTH) NN__STORE(y + i, NN__ID(tanh)(NN__LOAD(y + i)));
+        break;
+    default:
+        for (i = 0; i < n; i += (size_t)width) NN__ID(softmax_f32)(y + i, width);
+        break;
+    }
+}
+
+/* dx = y (dy - sum dy y) */
+NN__KERNEL void NN__ID(softmax_grad_f32)(float *dy, const float *y, int32_t n) {
+    float lane[NN__LANES], sum;
+    int32_t i;
+    for (i = 0; i < NN__LANES; i++) lane[i] = 0.0f;
+    for (i = 0; i < n; i++) lane[i % NN__LANES] = NN__FMA(dy[i], y[i], lane[i % NN__LANES]);
+    sum = NN__ID(tree_f32)(lane);
+    for (i = 0; i < n; i++) {
+        float d = NN__SUB(dy[i], sum);
+        dy[i] = NN__MUL(d, y[i]);
+    }
+}
+
+NN__KERNEL void NN__ID(act_grad_f32)(float *dy, const float *y, size_t n, int32_t width, int act,
+                                     float slope) {
+    size_t i;
+    switch (act) {
+    case NN_RELU:
+        for (i = 0; i < n; i += NN__WIDTH)
+            NN__STORE(dy + i,
+                      NN__SEL_GT(NN__LOAD(y + i), NN__K(0.0f), NN__LOAD(dy + i), NN__K(0.0f)));
+        break;
+    case NN_LEAKY_RELU:
+        for (i = 0; i < n; i += NN__WIDTH) {
+            NN__V d = NN__LOAD(dy + i), z = NN__MUL(d, NN__SPREAD(slope));
+            NN__STORE(dy + i, NN__SEL_GT(NN__LOAD(y + i), NN__K(0.0f), d, z));
+        }
+        break;
+    case NN_SIGMOID: /* y (1 - y) */
+        for (i = 0; i < n; i += NN__WIDTH) {
+            NN__V v = NN__LOAD(y + i), d = NN__SUB(NN__K(1.0f), v);
+            d = NN__MUL(d, v);
+            NN__STORE(dy + i, NN__MUL(d, NN__LOAD(dy + i)));
+        }
+        break;
+    case NN_TANH: /* 1 - y^2 */
+        for (i = 0; i < n; i += NN__WIDTH) {
+            NN__V v = NN__LOAD(y + i), d = NN__FMA(NN__SUB(NN__K(0.0f), v), v, NN__K(1.0f));
+            NN__STORE(dy + i, NN__MUL(d, NN__LOAD(dy + i)));
+        }
+        break;
+    default:
+        for (i = 0; i < n; i += (size_t)width) NN__ID(softmax_grad_f32)(dy + i, y + i, width);
+        break;
+    }
+}
+
+NN__KERNEL void NN__ID(affine_f32)(float *y, size_t n, int32_t c, float scale, const float *mean,
+                                   const float *std) {
+    size_t i;
+    for (i = 0; i < n; i++) {
+        size_t j = c > 4 ? 0 : i % (size_t)c;
+        float v = NN__FMA(y[i], scale, NN__SUB(0.0f, mean[j]));
+        y[i] = std[j] > 0 ? NN__DIV(v, std[j]) : v;
+    }
+}
+
+NN__KERNEL void NN__ID(normalize_f32)(float *y, const float *x, size_t n, int32_t c,
+                                      const float *mean, const float *inv, const float *weight,
+                                      const float *bias) {
+    size_t i;
+    int32_t j;
+    for (i = 0; i < n; i += (size_t)c)
+        for (j = 0; j < c; j++) {
+            float v = NN__SUB(x[i + (size_t)j], mean[j]);
+            v = NN__MUL(v, inv[j]);
+            y[i + (size_t)j] = NN__FMA(v, weight[j], bias[j]);
+        }
+}
+
+NN__KERNEL void NN__ID(inverse_root_f32)(float *out, const float *var, size_t n, float eps) {
+    size_t i;
+    for (i = 0; i < n; i++) {
+        float v = NN__ADD(var[i], eps);
+        v = NN__ROOT(v);
+        out[i] = NN__DIV(1.0f, v);
+    }
+}
+
+NN__KERNEL void NN__ID(moments_f32)(float *mean, float *var, const float *x, size_t n, int32_t c) {
+    float rows = (float)(n / (size_t)c);
+    size_t i;
+    int32_t j;
+    for (j = 0; j < c; j++) mean[j] = var[j] = 0.0f;
+    for (i = 0; i < n; i += (size_t)c)
+        for (j = 0; j < c; j++) mean[j] = NN__ADD(mean[j], x[i + (size_t)j]);
+    for (j = 0; j < c; j++) mean[j] = NN__DIV(mean[j], rows);
+    for (i = 0; i < n; i += (size_t)c)
+        for (j = 0; j < c; j++) {
+            float d = NN__SUB(x[i + (size_t)j], mean[j]);
+            var[j] = NN__FMA(d, d, var[j]);
+        }
+    for (j = 0; j < c; j++) var[j] = NN__DIV(var[j], rows);
+}
+
+/* Batch statistics: dx = weight inv (dy - mean(dy) - xhat mean(dy xhat)), sums over the batch in
+   s[0..c), s[c..2c). Running ones (s NULL): dx = weight inv dy. dx may be dy. */
+NN__KERNEL void NN__ID(normalize_grad_f32)(float *dx, float *s, const float *dy, const float *x,
+                                           size_t n, int32_t c, const float *mean, const float *inv,
+                                           const float *weight) {
+    float rows = (float)(n / (size_t)c);
+    size_t i;
+    int32_t j;
+    for (j = 0; s && j < 2 * c; j++) s[j] = 0.0f;
+    for (i = 0; s && i < n; i += (size_t)c)
+        for (j = 0; j < c; j++) {
+            float d = dy[i + (size_t)j], v = NN__SUB(x[i + (size_t)j], mean[j]);
+            v = NN__MUL(v, inv[j]);
+            s[j] = NN__ADD(s[j], d);
+            s[c + j] = NN__FMA(d, v, s[c + j]);
+        }
+    for (i = 0; dx && i < n; i += (size_t)c)
+        for (j = 0; j < c; j++) {
+            float d = dy[i + (size_t)j], scale = NN__MUL(weight[j], inv[j]);
+            if (s) {
+                float v = NN__SUB(x[i + (size_t)j], mean[j]), m1 = NN__DIV(s[j], rows),
+                      m2 = NN__DIV(s[c + j], rows);
+                v = NN__MUL(v, inv[j]);
+                d = NN__SUB(d, m1);
+                d = NN__FMA(NN__SUB(0.0f, v), m2, d);
+            }
+            dx[i + (size_t)j] = NN__MUL(d, scale);
+        }
+}
+
+NN__KERNEL void NN__ID(running_f32)(float *running, const float *batch, int32_t c, float momentum,
+                                    float factor) {
+    int32_t j;
+    for (j = 0; j < c; j++) {
+        float d = NN__MUL(batch[j], factor);
+        d = NN__SUB(d, running[j]);
+        running[j] = NN__FMA(momentum, d, running[j]);
+    }
+}
+
+NN__KERNEL float NN__ID(mse_f32)(float *grad, const float *y, const float *t, int32_t n,
+                                 float scale) {
+    float lane[NN__LANES], twice = NN__ADD(scale, scale);
+    int32_t i;
+    for (i = 0; i < NN__LANES; i++) lane[i] = 0.0f;
+    for (i = 0; i < n; i++) {
+        float d = NN__SUB(y[i], t[i]);
+        lane[i % NN__LANES] = NN__FMA(d, d, lane[i % NN__LANES]);
+        if (grad) grad[i] = NN__MUL(d, twice);
+    }
+    return NN__ID(tree_f32)(lane);
+}
+
+/* log(1 + e), e >= 0, accurate for small e: log(u) e / (u - 1) with u = 1 + e (Kahan) */
+NN__KERNEL_INLINE float NN__ID(log1p)(float e) {
+    float u = NN__ADD(1.0f, e), d = NN__SUB(u, 1.0f), l = NN__ID(log)(u);
+    l = NN__MUL(l, e);
+    l = NN__DIV(l, NN__SEL_GT(d, 0.0f, d, 1.0f));
+    return NN__SEL_GT(d, 0.0f, l, e);
+}
+
+/* max(z, 0) - z t + log(1 + exp(-|z|)) */
+NN__KERNEL float NN__ID(bce_f32)(float *grad, const float *z, const float *t, int32_t n,
+                                 float scale) {
+    float lane[NN__LANES];
+    int32_t i;
+    for (i = 0; i < NN__LANES; i++) lane[i] = 0.0f;
+    for (i = 0; i < n; i++) {
+        float top = NN__SEL_GT(0.0f, z[i], 0.0f, z[i]), e = NN__ID(exp)(NN__COPYSIGN(z[i], -1.0f)),
+              v;
+        v = NN__FMA(NN__SUB(0.0f, z[i]), t[i], top);
+        v = NN__ADD(v, NN__ID(log1p)(e));
+        lane[i % NN__LANES] = NN__ADD(lane[i % NN__LANES], v);
+        if (grad) {
+            v = NN__ID(sigmoid)(z[i]);
+            v = NN__SUB(v, t[i]);
+            grad[i] = NN__MUL(v, scale);
+        }
+    }
+    return NN__ID(tree_f32)(lane);
+}
+
+/* log(sum exp(z - max)) - (z[label] - max); gradient (softmax - onehot) scale */
+NN__KERNEL float NN__ID(cross_entropy_f32)(float *grad, const float *z, int32_t label, int32_t n,
+                                           float scale) {
+    float lane[NN__LANES], m = NN__ID(max_f32)(z, n), sum, own = NN__SUB(z[label], m);
+    int32_t i;
+    for (i = 0; i < NN__LANES; i++) lane[i] = 0.0f;
+    for (i = 0; i < n; i++) {
+        float e = NN__ID(exp)(NN__SUB(z[i], m));
+        lane[i % NN__LANES] = NN__ADD(lane[i % NN__LANES], e);
+        if (grad) grad[i] = e;
+    }
+    sum = NN__ID(tree_f32)(lane);
+    for (i = 0; grad && i < n; i++) {
+        float p = NN__DIV(grad[i], sum);
+        if (i == label) p = NN__SUB(p, 1.0f);
+        grad[i] = NN__MUL(p, scale);
+    }
+    m = NN__ID(log)(sum);
+    return NN__SUB(m, own);
+}
+
+NN__KERNEL float NN__ID(sum_f32)(const float *x, size_t n) {
+    float lane[NN__LANES];
+    size_t i;
+    for (i = 0; i < NN__LANES; i++) lane[i] = 0.0f;
+    for (i = 0; i < n; i++) lane[i % NN__LANES] = NN__ADD(lane[i % NN__LANES], x[i]);
+    return NN__ID(tree_f32)(lane);
+}
+
+/* >>updates -------------------------------------------------------------------------------------
+   Optimizer steps, initial values, dropout. */
+
+NN__KERNEL void NN__ID(sgd_f32)(float *p, const float *g, float *v, size_t n, const nn__step *s) {
+    size_t i;
+    for (i = 0; i < n; i += NN__WIDTH) {
+        NN__V w = NN__LOAD(p + i), d = NN__FMA(NN__SPREAD(s->decay), w, NN__LOAD(g + i));
+        if (v) {
+            d = NN__FMA(NN__SPREAD(s->momentum), NN__LOAD(v + i), d);
+            NN__STORE(v + i, d);
+        }
+        NN__STORE(p + i, NN__FMA(NN__SPREAD(-s->lr), d, w));
+    }
+}
+
+NN__KERNEL void NN__ID(adam_f32)(float *p, const float *g, float *m, float *v, size_t n,
+                                 const nn__step *s) {
+    size_t i;
+    for (i = 0; i < n; i += NN__WIDTH) {
+        NN__V w = NN__LOAD(p + i), d = NN__FMA(NN__SPREAD(s->decay), w, NN__LOAD(g + i)),
+              m1 = NN__LOAD(m + i);
+        NN__V v1 = NN__LOAD(v + i), root, part = NN__SUB(d, m1);
+        m1 = NN__FMA(NN__SPREAD(s->beta1_rest), part, m1);
+        v1 = NN__MUL(NN__SPREAD(s->beta2), v1);
+        part = NN__MUL(NN__SPREAD(s->beta2_rest), d);
+        v1 = NN__FMA(part, d, v1);
+        root = NN__ROOT(v1);
+        root = NN__DIV(root, NN__SPREAD(s->root));
+        root = NN__ADD(root, NN__SPREAD(s->eps));
+        part = NN__DIV(m1, root);
+        NN__STORE(m + i, m1);
+        NN__STORE(v + i, v1);
+        NN__STORE(p + i, NN__FMA(NN__SPREAD(-s->rate), part, w));
+    }
+}
+
+/* Uniform in [-bound, bound), by canonical index. */
+NN__KERNEL void NN__ID(uniform_f32)(float *p, const nn_tensor *t, int32_t groups, uint64_t key,
+                                    float bound) {
+    uint32_t i;
+    for (i = 0; i < t->count; i++) {
+        float u = (float)(nn__random(key, i) >> 8);
+        u = NN__FMA(u, 1.1920928955078125e-7f, -1.0f);
+        p[nn__place(t, groups, i)] = NN__MUL(u, bound);
+    }
+}
+
+NN__KERNEL void NN__ID(drop_f32)(float *y, const float *x, size_t n, uint64_t key, float rate) {
+    float keep = NN__SUB(1.0f, rate), scale = NN__DIV(1.0f, keep),
+          threshold = NN__MUL(rate, 16777216.0f);
+    uint32_t below = (uint32_t)threshold;
+    size_t i;
+    for (i = 0; i < n; i++)
+        y[i] = nn__random(key, (uint32_t)i) >> 8 < below ? 0.0f : NN__MUL(x[i], scale);
+}
+
+#define NN__X(type, name, arguments) , NN__ID(name##_f32)
+NN__UNUSED static const nn_kernels NN__ID(kernels) = { NN__NAME NN__KERNELS(NN__X) };
+#undef NN__X
+
+#undef NN__V
+#undef NN__PASTE2
+#undef NN__PASTE
+#undef NN__ID
+#undef NN__KERNEL
+#undef NN__KERNEL_INLINE
+#undef NN__WIDTH
+#undef NN__LOAD
+#undef NN__STORE
+#undef NN__SPREAD
+#undef NN__K
+#undef NN__KBITS
+#undef NN__ADD
+#undef NN__SUB
+#undef NN__MUL
+#undef NN__DIV
+#undef NN__ROOT
+#undef NN__SEL_GT
+#undef NN__COPYSIGN
+#undef NN__SCALE
+#undef NN__LOGB
+#undef NN__MANT
+#undef NN__ROWS
+#endif /* NN__STAMP */
+
+/* >>end -------------------------------------------------------------------------------------- */
+
+/* This is free and unencumbered software released into the public domain (unlicense.org). Where
+   that is not recognised, or if you prefer: MIT No Attribution.
+
+   Copyright (c) 2026 the nn.h authors
+
+   Permission is hereby granted, free of charge, to any person obtaining a copy of this software and
+   associated documentation files (the "Software"), to deal in the Software without restriction,
+   including without limitation the rights to use, copy, modify, merge, publish, distribute,
+   sublicense, and/or sell copies of the Software, and to permit persons to whom the Software is
+   furnished to do so.
+
+   THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT
+   NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND
+   NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM,
+   DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM,
+   OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE. */

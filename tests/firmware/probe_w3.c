@@ -1,0 +1,15 @@
+/* W3, a CIFAR-10 net, on a microcontroller; see probe.h. */
+#define NN_OPS NN_INPUT, NN_CONV2D, NN_MAXPOOL2D, NN_FLATTEN, NN_DENSE
+#define PROBE_LOSS NN_CROSS_ENTROPY
+#define PROBE_LR 0.01f
+#include "probe.h"
+
+int main(void)
+{
+    static unsigned char x[32 * 32 * 3];
+    static const int32_t label[1] = { 3 };
+    float y[10];
+    uint32_t i;
+    for (i = 0; i < sizeof(x); i++) x[i] = (unsigned char)(i * 37 + i / 96 * 5);
+    return probe(w3_rows, x, label, y, 10);
+}

@@ -1,0 +1,197 @@
+"""What nn.h's ops and losses mean, in NumPy and float64, written from the manual and nothing else.
+
+Slow and plain on purpose: it is the judge of the C code, so it shares no idea with it. Rows come as
+the text that nn_build_text reads; values are [n, N], [n, T, C] or [n, H, W, C].
+"""
+
+import numpy as np
+
+
+class Row:
+    """One row of the text: op name input,input key=value ..."""
+
+    def __init__(self, text):
+        self.op, self.name, inputs, *fields = text.split()
+        self.inputs = [] if inputs == "-" else inputs.split(",")
+        self.fields = dict(field.split("=") for field in fields)
+
+    def word(self, key, default=None):
+        return self.fields.get(key, default)
+
+    def ints(self, key, default):
+        """Integers of a field; a missing last one repeats the one before it."""
+        values = [int(v) for v in self.fields[key].split(",")] if key in self.fields else []
+        values = values or list(default)
+        return values + values[-1:] * (len(default) - len(values))
+
+    def reals(self, key, default):
+        """Reals are floats in nn.h, so 0.1 is the float next to it here too."""
+        if key not in self.fields:
+            return np.array(default, np.float64)
+        return np.array(self.fields[key].split(","), np.float32).astype(np.float64)
+
+
+def padded(x, pad, value):
+    """Maps x with top, left, bottom, right more rows and columns of value."""
+    top, left, bottom, right = pad
+    return np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=value)
+
+
+def windows(x, kernel, stride, dilation):
+    """Yields (i, j, the elements of the padded maps x that tap i, j of the kernel meets)."""
+    high = (x.shape[1] - dilation[0] * (kernel[0] - 1) - 1) // stride[0] + 1
+    wide = (x.shape[2] - dilation[1] * (kernel[1] - 1) - 1) // stride[1] + 1
+    for i in range(kernel[0]):
+        for j in range(kernel[1]):
+            y0, x0 = i * dilation[0], j * dilation[1]
+            yield i, j, x[:, y0:y0 + (high - 1) * stride[0] + 1:stride[0],
+                          x0:x0 + (wide - 1) * stride[1] + 1:stride[1], :]
+
+
+class Net:
+    """The rows of a text. forward() asks param(name, shape) for every tensor it meets."""
+
+    def __init__(self, text):
+        self.rows = [Row(row) for row in text.split(";")]
+        self.tensors = {}     # name of a row -> {suffix: (name of the tensor, shape)}
+        self.margin = np.inf  # distance of the last forward from the nearest kink
+        self.moments = {}     # name of a batchnorm row -> mean, variance, elements of its batch
+
+    def forward(self, x, param, training):
+        """The output for the samples x, as the input row lays them out."""
+        self.margin = np.inf
+        values = {}
+        for row in self.rows:
+            inputs = [values[name] for name in row.inputs]
+            self.tensors[row.name] = {}
+
+            def tensor(suffix, shape, row=row):
+                name = row.name + "." + suffix
+                shared = self.tensors.get(row.word("share"), {}).get(suffix)
+                if shared is not None and shared[1] == shape:
+                    name = shared[0]
+                self.tensors[row.name][suffix] = (name, shape)
+                return param(name, shape)
+
+            if row.op == "input":
+                y = self.input(row, x)
+            else:
+                y = getattr(self, row.op)(row, *inputs, tensor=tensor, training=training)
+            values[row.name] = self.activate(row, y)
+        return values[self.rows[-1].name]
+
+    def kink(self, distances):
+        """Notes how far the values are from where a derivative jumps."""
+        if distances.size:
+            self.margin = min(self.margin, float(distances.min()))
+
+    def activate(self, row, x):
+        act = row.word("act", "linear")
+        if act == "relu":
+            self.kink(np.abs(x))
+            return np.maximum(x, 0)
+        if act == "leaky_relu":
+            self.kink(np.abs(x))
+            return np.where(x > 0, x, x * row.reals("slope", np.float32(0.01)))
+        if act == "sigmoid":
+            return 1 / (1 + np.exp(-x))
+        if act == "tanh":
+            return np.tanh(x)
+        if act == "softmax":
+            e = np.exp(x - x.max(-1, keepdims=True))
+            return e / e.sum(-1, keepdims=True)
+        assert act == "linear", act
+        return x
+
+    def input(self, row, x):
+        shape = row.ints("shape", [0])
+        if row.word("order", "hwc") == "chw":
+            x = x.reshape([len(x), shape[2], shape[0], shape[1]]).transpose(0, 2, 3, 1)
+        return (x * row.reals("scale", 1.0) - row.reals("mean", 0.0)) / row.reals("std", 1.0)
+
+    def dense(self, row, x, tensor, training):
+        units = row.ints("units", [0])[0]
+        y = x @ tensor("weight", (units, x.shape[-1])).T
+        return y if row.word("no_bias") == "1" else y + tensor("bias", (units,))
+
+    def conv2d(self, row, x, tensor, training):
+        units, groups = row.ints("units", [0])[0], row.ints("groups", [1])[0]
+        kernel = row.ints("kernel", [0, 0])
+        ins, outs = x.shape[-1] // groups, units // groups
+        weight = tensor("weight", (units, ins, kernel[0], kernel[1]))
+        y = 0
+        for i, j, seen in windows(padded(x, row.ints("pad", [0] * 4), 0), kernel,
+                                  row.ints("stride", [1, 1]), row.ints("dilation", [1, 1])):
+            y = y + np.concatenate([seen[..., g * ins:(g + 1) * ins]
+                                    @ weight[g * outs:(g + 1) * outs, :, i, j].T
+                                    for g in range(groups)], -1)
+        return y if row.word("no_bias") == "1" else y + tensor("bias", (units,))
+
+    def pool(self, row, x, outside):
+        """All elements of each window, on a new last axis."""
+        kernel = row.ints("kernel", [0, 0])
+        x = padded(x, row.ints("pad", [0] * 4), outside)
+        return np.stack([seen for _, _, seen in
+                         windows(x, kernel, row.ints("stride", kernel), [1, 1])], -1)
+
+    def maxpool2d(self, row, x, tensor, training):
+        seen = np.sort(self.pool(row, x, -np.inf), -1)
+        if seen.shape[-1] > 1:
+            best, second = seen[..., -1], seen[..., -2]
+            # Zeros that a ReLU made are equal, but whichever wins, its derivative is zero.
+            self.kink((best - second)[(best != 0) | (second != 0)])
+        return seen[..., -1]
+
+    def avgpool2d(self, row, x, tensor, training):
+        total = self.pool(row, x, 0.0).sum(-1)
+        if row.word("count_pad") == "1":
+            return total / np.prod(row.ints("kernel", [0, 0]))
+        return total / self.pool(row, np.ones_like(x), 0.0).sum(-1)
+
+    def globalavgpool(self, row, x, tensor, training):
+        return x.mean((1, 2))
+
+    def batchnorm(self, row, x, tensor, training):
+        shape = (x.shape[-1],)
+        weight, bias = tensor("weight", shape), tensor("bias", shape)
+        mean, var = tensor("running_mean", shape), tensor("running_var", shape)
+        if training:
+            flat = x.reshape(-1, shape[0])
+            mean, var = flat.mean(0), ((flat - flat.mean(0)) ** 2).mean(0)
+            self.moments[row.name] = mean, var, len(flat)
+        return (x - mean) / np.sqrt(var + row.reals("eps", np.float32(1e-5))) * weight + bias
+
+    def flatten(self, row, x, tensor, training):
+        if row.word("order", "hwc") == "chw":
+            x = np.moveaxis(x, -1, 1)
+        return x.reshape(len(x), -1)
+
+    def add(self, row, *inputs, tensor, training):
+        return sum(inputs)
+
+    def activation(self, row, x, tensor, training):
+        return x
+
+    def moved(self, name, mean, var):
+        """The running statistics of a batchnorm row after an update that follows forward()."""
+        row = next(row for row in self.rows if row.name == name)
+        batch_mean, batch_var, count = self.moments[name]
+        momentum = row.reals("momentum", np.float32(0.1))
+        if row.word("biased") != "1":
+            batch_var = batch_var * count / (count - 1)
+        return mean + momentum * (batch_mean - mean), var + momentum * (batch_var - var)
+
+    def loss(self, kind, y, target):
+        """The mean loss; y is what forward() gave: probabilities if the last row ends in them."""
+        act = self.rows[-1].word("act")
+        if kind == "mse":
+            return ((y - target) ** 2).mean()
+        if kind == "bce":
+            p = y if act == "sigmoid" else 1 / (1 + np.exp(-y))
+            return -(target * np.log(p) + (1 - target) * np.log(1 - p)).mean()
+        assert kind == "ce", kind
+        y = y.reshape(-1, y.shape[-1])
+        if act != "softmax":
+            e = np.exp(y - y.max(-1, keepdims=True))
+            y = e / e.sum(-1, keepdims=True)
+        return -np.log(y[np.arange(len(y)), target.reshape(-1)]).mean()
