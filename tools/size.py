@@ -47,10 +47,10 @@ SOURCES = [("rows", 0), ("file", 1)]
 # Where code belongs, by the >>anchor of nn.h under which its line stands. An op's part of planning
 # is told by its name, because it stands with the op.
 GROUPS = [
-    ("kernels", "math vector gemm elementwise updates stamps"),
+    ("kernels", "math dispatch vector transcendental gemm elementwise updates stamps"),
     ("ops", "ops losses optim"),
-    ("run", "platform util random dispatch run debug"),
-    ("planner", "fields rows plan"),
+    ("run", "platform util random run debug"),
+    ("planner", "fields rows plan data"),
     ("text", "text"),
     ("file", "file"),
     ("fit", "fit"),

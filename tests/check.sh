@@ -1,0 +1,87 @@
+#!/bin/sh
+# Everything that can be checked, tier by tier. A tier whose tool is missing says which Debian package
+# has it and is skipped; with STRICT=1 that is a failure. The last line is "N passed, N failed".
+
+cd "$(dirname "$0")/.." || exit 1
+CC=${CC:-cc} PYTHON=${PYTHON:-python3} STRICT=${STRICT:-}
+export CC PYTHON STRICT
+mkdir -p build/check
+log=build/check/log
+total_passed=0 total_failed=0
+
+# tier NAME COMMAND...: runs a command whose last line is "N passed, N failed".
+tier() {
+    name=$1
+    shift
+    start=$(date +%s)
+    "$@" >$log 2>&1
+    status=$?
+    line=$(tail -n 1 $log | grep -E '^[0-9]+ passed, [0-9]+ failed$')
+    p=${line%% *} f=${line#*, } f=${f%% *}
+    if [ -z "$line" ] || { [ $status -ne 0 ] && [ "$f" -eq 0 ]; }; then
+        p=0 f=1
+    fi
+    [ "$f" -eq 0 ] || cat $log
+    grep -h '^skipped' $log | sort -u
+    printf '%-44s %5d passed, %d failed  (%d s)\n' "$name" "$p" "$f" $(($(date +%s) - start))
+    total_passed=$((total_passed + p)) total_failed=$((total_failed + f))
+}
+
+# needs TOOL PACKAGE: is TOOL there? If not, says so.
+needs() {
+    command -v "$1" >/dev/null 2>&1 && return 0
+    echo "skipped: needs $2"
+    [ "$STRICT" != 1 ] || total_failed=$((total_failed + 1))
+    return 1
+}
+
+# build_and_run DIRECTORY COMPILER FLAGS...: every C test built so, two at a time, and run.
+build_and_run() {
+    dir=build/check/$1
+    shift
+    mkdir -p "$dir"
+    programs=
+    for source in tests/test_*.c; do
+        name=${source#tests/}
+        programs="$programs $dir/${name%.c}"
+        echo "${name%.c}"
+    done | xargs -P 2 -I NAME "$@" -I. tests/NAME.c -o "$dir/NAME" -lm || return 1
+    for source in tests/test_*.c; do
+        name=${source#tests/}
+        set -- "$@" "$dir/${name%.c}"
+    done
+    while [ "${1#"$dir"/}" = "$1" ]; do shift; done
+    sh tests/run.sh "$@"
+}
+
+# The demo ends with an error under its accuracies.
+demo() {
+    make -s CC="$CC" demo && echo "1 passed, 0 failed"
+}
+
+sanitize="-std=c99 -g -O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all"
+
+tier "C tests" make -s CC="$CC" test
+tier "demo" demo
+if needs gcc gcc; then
+    tier "C tests, gcc, sanitizers" build_and_run gcc-san gcc $sanitize
+fi
+if needs clang "clang, libclang-rt-14-dev"; then
+    tier "C tests, clang, sanitizers" build_and_run clang-san clang $sanitize
+fi
+if needs g++ g++; then
+    tier "header and flags" sh tests/compile.sh
+fi
+if needs "$PYTHON" python3; then
+    tier "README's programs" "$PYTHON" tests/readme.py
+    tier "same bits everywhere" "$PYTHON" tests/bits.py
+    tier "small targets" "$PYTHON" tools/size.py
+    if "$PYTHON" -c 'import numpy, safetensors' 2>/dev/null; then
+        tier "files against safetensors" "$PYTHON" tests/python/test_file.py
+        tier "numpy reference" "$PYTHON" tests/golden/make_grads.py --check
+    else
+        needs python-numpy-and-safetensors "the packages of tests/requirements.txt"
+    fi
+fi
+echo "$total_passed passed, $total_failed failed"
+[ $total_failed -eq 0 ]
