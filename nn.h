@@ -1471,7 +1471,7 @@ static int nn__float_is_broken(void) {
 /* >>fields --------------------------------------------------------------------------------------
    The one table of row fields: parsing, printing, validation and hashing are loops over it. */
 
-enum { NN__INT, NN__FLAG, NN__REAL, NN__POSITIVE, NN__TYPE, NN__ORDER, NN__ACT };
+enum { NN__INT, NN__SMALL, NN__FLAG, NN__REAL, NN__POSITIVE, NN__TYPE, NN__ORDER, NN__ACT };
 
 #define NN__FIELDS(X)                      \
     X(SHAPE, shape, 3, NN__INT)            \
@@ -1483,10 +1483,10 @@ enum { NN__INT, NN__FLAG, NN__REAL, NN__POSITIVE, NN__TYPE, NN__ORDER, NN__ACT }
     X(UNITS, units, 1, NN__INT)            \
     X(ACT, act, 1, NN__ACT)                \
     X(SLOPE, slope, 1, NN__POSITIVE)       \
-    X(KERNEL, kernel, 2, NN__INT)          \
-    X(STRIDE, stride, 2, NN__INT)          \
-    X(DILATION, dilation, 2, NN__INT)      \
-    X(PAD, pad, 4, NN__INT)                \
+    X(KERNEL, kernel, 2, NN__SMALL)          \
+    X(STRIDE, stride, 2, NN__SMALL)          \
+    X(DILATION, dilation, 2, NN__SMALL)      \
+    X(PAD, pad, 4, NN__SMALL)                \
     X(GROUPS, groups, 1, NN__INT)          \
     X(NO_BIAS, no_bias, 1, NN__FLAG)       \
     X(EPS, eps, 1, NN__POSITIVE)           \
@@ -1550,6 +1550,7 @@ static int nn__field_is_valid(int kind, uint32_t bits) {
     const char *names = nn__value_names(kind);
     int finite = (bits & 0x7f800000u) != 0x7f800000u, negative = (int)(bits >> 31);
     if (kind == NN__INT) return !negative;
+    if (kind == NN__SMALL) return bits <= 65535;
     if (kind == NN__FLAG) return bits <= 1;
     if (kind == NN__REAL) return finite;
     if (kind == NN__POSITIVE) return finite && !negative;
@@ -2912,6 +2913,7 @@ static int64_t nn__plan(nn_model *m, const nn__source *s, const nn_opts *given, 
     p.m = m;
     p.o = &o;
     p.src = s->src;
+    m->opts = o;
     m->rows = s->rows;
     total = nn__check_source(s, &o);
     if (!total && s->text) {
@@ -3432,10 +3434,12 @@ static void nn__conv2d_plan(const nn_model *m, uint32_t row, nn_need *need) {
     nn__conv v = nn__conv_of(m, row);
     if (r->flags & NN__TRAINS) need->flags |= NN_NEED_X;
     if (r->act) need->flags |= NN_NEED_Y;
+    if (m->opts.fuse_update && (r->flags & NN__TRAINS))
+        need->tmp_back = 4 * nn__times(v.k, nn__min(v.go, NN__LANES));
     if (!v.pooled) return;
     need->tmp = 4 * (int64_t)v.ph * ((nn__min(v.px, NN__POOL_BLOCK) - 1) * v.psw + v.pw) *
                 nn__min(v.go, NN__LANES);
-    need->tmp_back = 4 * nn__times(nn__times(v.ph, v.ow), v.co);
+    need->tmp_back += 4 * nn__times(nn__times(v.ph, v.ow), v.co);
     need->keep = nn__index_bytes(v.ph * v.pw, (int64_t)v.py * v.px * v.co);
 }
 
@@ -3584,13 +3588,19 @@ static void nn__conv2d_forward(nn_model *m, const nn_cmd *c) {
 }
 
 #ifndef NN_NO_TRAIN
+/* A part of the weights: groups [g0, g1), and of each the outputs [c0, c0 + cols). */
+typedef struct nn__conv_part {
+    int32_t g0, g1, c0, cols;
+    float *dw; /* of its first panel */
+} nn__conv_part;
+
 /* dw[o][ci][kh][kw] += sum over rows [oy0, oy1) and columns of dz[oy][ox][o] x[..][ci]; dz begins
- * at row oy0. */
-static void nn__conv_weight_grad(const nn_model *m, const nn__conv *v, const float *x,
-                                 const float *dz, int32_t oy0, int32_t oy1, float *dw) {
+   at row oy0. */
+static void nn__conv_weight_grad(const nn_model *m, const nn__conv *v, const nn__conv_part *part,
+                                 const float *x, const float *dz, int32_t oy0, int32_t oy1) {
     int whole_rows = v->left == 0 && v->right == 0 && v->dw == 1 && v->groups == 1;
     int32_t kh, kw, g, ylo, yhi, xlo, xhi;
-    for (g = 0; g < v->groups; g++)
+    for (g = part->g0; g < part->g1; g++)
         for (kh = 0; kh < v->kh; kh++) {
             nn__tap_range(v->h, v->oh, v->sh, kh * v->dh - v->top, &ylo, &yhi);
             ylo = nn__max(ylo, oy0);
@@ -3607,17 +3617,17 @@ static void nn__conv_weight_grad(const nn_model *m, const nn__conv *v, const flo
                 p.ar = 1;
                 p.ak[0] = (ptrdiff_t)v->sw * v->ci;
                 p.ak[1] = (ptrdiff_t)v->sh * v->w * v->ci;
-                p.b = dz + ((ptrdiff_t)(ylo - oy0) * v->ow + xlo) * v->co + g * v->go;
+                p.b = dz + ((ptrdiff_t)(ylo - oy0) * v->ow + xlo) * v->co + g * v->go + part->c0;
                 p.bc = p.bj = 1;
                 p.bk[0] = v->co;
                 p.bk[1] = (ptrdiff_t)v->ow * v->co;
-                p.c = dw + (ptrdiff_t)g * v->go * v->k;
+                p.c = part->dw + (ptrdiff_t)(g - part->g0) * v->go * v->k;
                 p.cc = v->k;
                 p.c0 = ((ptrdiff_t)kh * v->kw + kw) * v->gi;
                 p.cr = p.cj = 1;
                 p.c_panels = 1;
                 p.rows = whole_rows ? v->kw * v->gi : v->gi;
-                p.cols = v->go;
+                p.cols = part->cols;
                 p.n[0] = xhi - xlo;
                 p.n[1] = yhi - ylo;
                 p.n[2] = 1;
@@ -3712,38 +3722,93 @@ static void nn__conv_unpool(const nn__conv *v, const float *dy, const unsigned c
         }
 }
 
+/* What backward walks over: strips of rows of the map before the pool, or that whole map. */
+typedef struct nn__conv_strips {
+    nn__conv v;
+    float *strip; /* where a pooled map's gradient is unpooled; NULL: dy is the map's */
+    const float *dy;
+    const unsigned char *keep;
+    int32_t count, rows, step;
+    size_t map, in, keep_size; /* floats of a sample's dy and x, bytes of its winners */
+} nn__conv_strips;
+
+static const float *nn__conv_strip(const nn__conv_strips *w, size_t sample, int32_t i) {
+    if (!w->strip) return w->dy + sample * w->map;
+    nn__conv_unpool(&w->v, w->dy + sample * w->map, w->keep + sample * w->keep_size, i, w->strip);
+    return w->strip;
+}
+
+/* Sums over positions: samples and strips in rising order. */
+static void nn__conv_weight_pass(const nn_model *m, const nn__conv_strips *w,
+                                 const nn__conv_part *part, const float *x, float *dbias) {
+    size_t s;
+    int32_t i;
+    for (s = 0; s < nn__samples(m); s++)
+        for (i = 0; i < w->count; i++) {
+            const float *dz = nn__conv_strip(w, s, i);
+            nn__conv_weight_grad(m, &w->v, part, x + s * w->in, dz, i * w->step,
+                                 i * w->step + w->rows);
+            if (dbias) nn__bias_grad(dbias, dz, (size_t)w->rows * (size_t)w->v.ow, w->v.co);
+        }
+}
+
+/* The update without a gradient buffer: a panel of the gradient at a time, in the same order. */
+static void nn__conv_fused_update(nn_model *m, const nn_cmd *c, const nn__conv_strips *w,
+                                  const float *x, float *dbias) {
+    const nn_tensor *t = nn__tensor(m, c, 0);
+    float *panel = nn__floats(m, c->tmp) + (w->strip ? w->rows * w->v.ow * w->v.co : 0);
+    nn__conv_part part;
+    part.dw = panel;
+    for (part.g0 = 0; part.g0 < w->v.groups; part.g0++)
+        for (part.c0 = 0; part.c0 < w->v.go; part.c0 += NN__LANES) {
+            uint32_t first = (uint32_t)((part.g0 * w->v.go + part.c0) * w->v.k), count;
+            part.g1 = part.g0 + 1;
+            part.cols = nn__min(NN__LANES, w->v.go - part.c0);
+            count = (uint32_t)(part.cols * w->v.k);
+            NN_MEMSET(panel, 0, 4 * (size_t)count);
+            nn__conv_weight_pass(m, w, &part, x, first ? NULL : dbias);
+            nn__update_tensor(m, t, first, count, panel);
+        }
+}
+
 static void nn__conv2d_backward(nn_model *m, const nn_cmd *c) {
-    nn__conv v = nn__conv_of(m, c->row);
     const nn_tensor *t = nn__tensor(m, c, 0);
     const float *x = nn__floats(m, c->x);
-    float *dy = nn__floats(m, c->dy), *dx = nn__floats(m, c->dx), *dw = nn__grad(m, c, 0);
-    float *dbias = m->row[c->row].tensors > 1 ? nn__grad(m, c, 1) : NULL,
-          *strip = nn__floats(m, c->tmp);
-    unsigned char *keep = nn__at(m, c->keep);
-    size_t s, map = (size_t)v.py * (size_t)v.px * (size_t)v.co,
-              in = (size_t)v.h * (size_t)v.w * (size_t)v.ci;
-    int32_t i, strips = v.pooled ? v.py : 1, rows = v.pooled ? v.ph : v.oh,
-               step = v.pooled ? v.psh : 0;
-    nn__apply_act_grad(m, c, dy, nn__floats(m, c->y), nn__samples(m) * map);
-    for (s = 0; s < nn__samples(m); s++, dy += map) {
-        /* strips of rows: ascending for sums over positions, descending for sums over kh */
-        const float *dz = v.pooled ? strip : dy;
-        for (i = 0; dw && i < strips; i++) {
-            if (v.pooled) nn__conv_unpool(&v, dy, keep, i, strip);
-            nn__conv_weight_grad(m, &v, x + s * in, dz, i * step, i * step + rows, dw);
-            if (dbias) nn__bias_grad(dbias, dz, (size_t)rows * (size_t)v.ow, v.co);
-        }
-        if (dx) NN_MEMSET(dx + s * in, 0, in * 4);
-        for (i = strips; dx && i-- > 0;) {
-            if (v.pooled) nn__conv_unpool(&v, dy, keep, i, strip);
-            nn__conv_input_grad(m, &v, t, dz, i * step, i * step + rows, dx + s * in);
-        }
-        if (keep) keep += nn__index_bytes(v.ph * v.pw, (int64_t)map);
+    float *dy = nn__floats(m, c->dy), *dx = nn__floats(m, c->dx), *dbias = NULL;
+    nn__conv_strips w;
+    size_t s;
+    int32_t i;
+    w.v = nn__conv_of(m, c->row);
+    w.strip = w.v.pooled ? nn__floats(m, c->tmp) : NULL;
+    w.dy = dy;
+    w.keep = nn__at(m, c->keep);
+    w.count = w.v.pooled ? w.v.py : 1;
+    w.rows = w.v.pooled ? w.v.ph : w.v.oh;
+    w.step = w.v.psh;
+    w.map = (size_t)w.v.py * (size_t)w.v.px * (size_t)w.v.co;
+    w.in = (size_t)w.v.h * (size_t)w.v.w * (size_t)w.v.ci;
+    w.keep_size = (size_t)nn__index_bytes(w.v.ph * w.v.pw, (int64_t)w.map);
+    nn__apply_act_grad(m, c, dy, nn__floats(m, c->y), nn__samples(m) * w.map);
+    if (dx) NN_MEMSET(dx, 0, nn__samples(m) * w.in * 4);
+    for (s = 0; dx && s < nn__samples(m); s++)
+        for (i = w.count; i-- > 0;) /* falling rows: sums over kh rise */
+            nn__conv_input_grad(m, &w.v, t, nn__conv_strip(&w, s, i), i * w.step,
+                                i * w.step + w.rows, dx + s * w.in);
+    if (!(t->flags & NN__IS_TRAINED)) return;
+    if (m->row[c->row].tensors > 1) dbias = nn__grad(m, c, 1);
+    if (t->grad == NN_AT_NONE) {
+        nn__conv_fused_update(m, c, &w, x, dbias);
+    } else {
+        nn__conv_part all = { 0, 0, 0, 0, NULL };
+        all.g1 = w.v.groups;
+        all.cols = w.v.go;
+        all.dw = nn__grad(m, c, 0);
+        nn__conv_weight_pass(m, &w, &all, x, dbias);
     }
 }
 #endif
 
-NN__DEFINE_OP(conv2d, "conv", "weight bias", 1, 1, 0, NN__CONV_ROLE, 0, nn__conv2d_shape,
+NN__DEFINE_OP(conv2d, "conv", "weight bias", 1, 1, 0, NN__CONV_ROLE, 1, nn__conv2d_shape,
               nn__conv2d_plan, NULL,
               NN__F(UNITS) | NN__F(ACT) | NN__F(SLOPE) | NN__F(KERNEL) | NN__F(STRIDE) |
                   NN__F(DILATION) | NN__F(PAD) | NN__F(GROUPS) | NN__F(NO_BIAS) | NN__F(LR) |
