@@ -1,27 +1,31 @@
 /* The program of a probe: one model as firmware would hold it, in static memory and without a C
-   library, run once and, where it trains, for ten steps. probe_w1.c and probe_w3.c say which model;
+   library, run once and, where it trains, for some steps. probe_w1.c and probe_w3.c say which model;
    tools/size.py builds them for Cortex-M and for the host and compares what they print. It defines
 
+     PROBE_SOURCE   where the model comes from: one of the three below
      PROBE_TRAIN    what trains, as nn_opts.train; undefined: inference only
      PROBE_FUSE     1: fuse_update
-     PROBE_FILE     1: the model is loaded from a file in flash; 0: rows, with weights in flash
      PROBE_MEMORY   bytes of the block; undefined: plenty, to learn how many it takes
+                    (the plan knows)
      PROBE_WEIGHTS_BYTES, PROBE_FILE_BYTES    sizes of the two arrays below */
+#define PROBE_ROWS 0 /* a table of rows, planned here; weights in flash */
+#define PROBE_FILE 1 /* a file in flash, loaded and planned here */
+#define PROBE_PLAN 2 /* the plan is in flash too, made by make_model.c: no planner, no loader */
+
 #define NN_NO_LIBC
-#define NN_NO_STRINGS
-#ifndef PROBE_TRAIN
-#define NN_NO_TRAIN
-#endif
-#define NN_IMPLEMENTATION
 #include "../../nn.h"
 
 #include "models.h"
 #include "rt.h"
 
+#if PROBE_SOURCE == PROBE_PLAN
+#include "w1_plan.h"
+#define PROBE_MEMORY PLAN_BYTES
+#endif
+
 #ifndef PROBE_MEMORY
 #define PROBE_MEMORY 4000000
 #endif
-#define STEPS 10
 
 extern const uint32_t probe_weights[PROBE_WEIGHTS_BYTES / 4];
 extern const unsigned char probe_file[PROBE_FILE_BYTES];
@@ -31,6 +35,14 @@ NN_ALIGN static unsigned char block[PROBE_MEMORY];
 
 static int build(nn_model *m, const nn_layer *rows)
 {
+#if PROBE_SOURCE == PROBE_PLAN
+    m->rows = rows;
+    m->block = block;
+    m->block_size = sizeof(block);
+    m->image = (const unsigned char *)probe_weights;
+    plan_model(m);
+    return 0;
+#else
     nn_opts o = { 0 };
     o.memory = block;
     o.memory_size = sizeof(block);
@@ -41,13 +53,14 @@ static int build(nn_model *m, const nn_layer *rows)
     o.loss = PROBE_LOSS;
     o.lr = PROBE_LR;
 #endif
-#if PROBE_FILE
+#if PROBE_SOURCE == PROBE_FILE
     (void)rows;
     return nn_load(m, probe_file, sizeof(probe_file), &o);
 #else
     o.weights = probe_weights;
     o.weights_size = sizeof(probe_weights);
     return nn_build(m, rows, &o);
+#endif
 #endif
 }
 
@@ -64,7 +77,7 @@ static int probe(const nn_layer *rows, const void *x, const void *target, float 
     nn_model *m = &model;
     int error;
 #ifdef PROBE_TRAIN
-    float loss[STEPS];
+    float loss[PROBE_STEPS];
     int i;
 #endif
     rt_mark();
@@ -94,12 +107,12 @@ static int probe(const nn_layer *rows, const void *x, const void *target, float 
     rt_mark();
     rt_number("stack-train", rt_stack());
     loss[0] = m->loss;
-    for (i = 1; i < STEPS && error == 0; i++) {
+    for (i = 1; i < PROBE_STEPS && error == 0; i++) {
         error = nn_train(m, x, target, 1);
         loss[i] = m->loss;
     }
     if (error != 0) return fail("train", error);
-    rt_floats("loss", loss, STEPS);
+    rt_floats("loss", loss, PROBE_STEPS);
     error = nn_infer(m, x, y, 1);
     if (error != 0) return fail("infer", error);
     rt_floats("trained-output", y, outputs);

@@ -1,7 +1,7 @@
 /* W1, a 10-64-1 regression, on a microcontroller; see probe.h. */
-#define NN_OPS NN_INPUT, NN_DENSE
 #define PROBE_LOSS NN_MSE
 #define PROBE_LR 0.01f
+#define PROBE_STEPS 10
 #include "probe.h"
 
 int main(void)
