@@ -92,8 +92,8 @@
                  the kernel
      gap         mean over H and W: [C]
      batchnorm   over the last dimension. While its row trains: batch mean and biased batch
-                 variance, and the running statistics move once an update; frozen or in inference: the running
-                 statistics. Shared rows share the statistics too
+                 variance, and the running statistics move once an update; frozen or in
+                 inference: the running statistics. Shared rows share the statistics too
      dropout     while training and above the lowest trainable row: zero with probability rate, else
                  x / (1 - rate); else nothing
      flatten     [H,W,C] or [T,C] to [N], as it lies; order = NN_CHW: as [C,H,W], when the next
@@ -1408,7 +1408,7 @@ typedef struct nn__step {
     /* 1 / sqrt(var + eps) */                                                                     \
     X(void, inverse_root, (float *out, const float *var, size_t n, float eps))                    \
     X(void, uniform, (float *p, const nn_tensor *t, int32_t groups, uint64_t key, float bound))   \
-    X(void, drop, (float *y, const float *x, size_t n, uint64_t key, float rate))                \
+    X(void, drop, (float *y, const float *x, size_t n, uint64_t key, float rate))                 \
     NN__TRAINING_KERNELS(X)                                                                       \
     /* loss of one sample; grad NULL: value only; scale multiplies the gradient */                \
     X(float, mse, (float *grad, const float *y, const float *t, int32_t n, float scale))          \
@@ -1446,10 +1446,10 @@ typedef struct nn_kernels {
 #if (defined(__x86_64__) || defined(__i386__)) && defined(__GNUC__) && !defined(NN_NO_SIMD) && \
     !defined(__FMA__)
 #define NN__DISPATCH 1
-#define NN__CALL(m, kernel) (m)->kernels->kernel
+#define NN__CALL(m, kernel, ...) (m)->kernels->kernel(__VA_ARGS__)
 #else
 #define NN__DISPATCH 0
-#define NN__CALL(m, kernel) ((void)(m), nn__##kernel##_f32_plain)
+#define NN__CALL(m, kernel, ...) ((void)(m), nn__##kernel##_f32_plain(__VA_ARGS__))
 #define NN__X(type, name, arguments) static type nn__##name##_f32_plain arguments;
 NN__KERNELS(NN__X)
 #undef NN__X
@@ -1457,9 +1457,9 @@ NN__KERNELS(NN__X)
 
 static const nn_kernels *nn__pick_kernels(void);
 
-/* What flags that no macro shows would change: the order of a sum, the sign of zero, a division made a
-   multiplication. (Flushed subnormals are no error: programs set that on purpose, and nothing here
-   needs them.) */
+/* What flags that no macro shows would change: the order of a sum, the sign of zero, a division
+   made a multiplication. (Flushed subnormals are no error: programs set that on purpose, and
+   nothing here needs them.) */
 static int nn__float_is_broken(void) {
     volatile float source[4] = { 1e8f, 1.0f, 3.0f, 0.0f };
     float big = source[0], one = source[1], three = source[2], zero = source[3];
@@ -1468,8 +1468,8 @@ static int nn__float_is_broken(void) {
     sum = sum - big;
     negative = negative + zero;
     for (i = 0; i < 2; i++) quotient[i] = (4.0f * (float)i + one) / three;
-    return nn__bits(sum) != 0 || nn__bits(negative) != 0 ||
-           nn__bits(quotient[0]) != 0x3eaaaaab || nn__bits(quotient[1]) != 0x3fd55555;
+    return nn__bits(sum) != 0 || nn__bits(negative) != 0 || nn__bits(quotient[0]) != 0x3eaaaaab ||
+           nn__bits(quotient[1]) != 0x3fd55555;
 }
 
 /* >>fields --------------------------------------------------------------------------------------
@@ -1487,10 +1487,10 @@ enum { NN__INT, NN__SMALL, NN__FLAG, NN__REAL, NN__POSITIVE, NN__TYPE, NN__ORDER
     X(UNITS, units, 1, NN__INT)            \
     X(ACT, act, 1, NN__ACT)                \
     X(SLOPE, slope, 1, NN__POSITIVE)       \
-    X(KERNEL, kernel, 2, NN__SMALL)          \
-    X(STRIDE, stride, 2, NN__SMALL)          \
-    X(DILATION, dilation, 2, NN__SMALL)      \
-    X(PAD, pad, 4, NN__SMALL)                \
+    X(KERNEL, kernel, 2, NN__SMALL)        \
+    X(STRIDE, stride, 2, NN__SMALL)        \
+    X(DILATION, dilation, 2, NN__SMALL)    \
+    X(PAD, pad, 4, NN__SMALL)              \
     X(GROUPS, groups, 1, NN__INT)          \
     X(NO_BIAS, no_bias, 1, NN__FLAG)       \
     X(EPS, eps, 1, NN__POSITIVE)           \
@@ -2978,7 +2978,7 @@ static void nn__apply_act(const nn_model *m, const nn_cmd *c, float *y, size_t n
     float slope = m->rows[r->act_row].slope;
     if (r->act == NN_LINEAR || (c->flags & NN__NO_ACT)) return;
     if (slope == 0) slope = 0.0099999997764825821f;
-    NN__CALL(m, act)(y, n, r->dim[2], r->act, slope);
+    NN__CALL(m, act, y, n, r->dim[2], r->act, slope);
 }
 
 #ifndef NN_NO_TRAIN
@@ -2988,7 +2988,7 @@ static void nn__apply_act_grad(const nn_model *m, const nn_cmd *c, float *dy, co
     float slope = m->rows[r->act_row].slope;
     if (r->act == NN_LINEAR || (c->flags & NN__NO_ACT)) return;
     if (slope == 0) slope = 0.0099999997764825821f;
-    NN__CALL(m, act_grad)(dy, y, n, r->dim[2], r->act, slope);
+    NN__CALL(m, act_grad, dy, y, n, r->dim[2], r->act, slope);
 }
 
 /* The gradient of tensor k of a command's row, to add to; NULL: it does not train. With fuse_update
@@ -3035,23 +3035,15 @@ static void nn__set_shape(nn_row *r, int32_t h, int32_t w, int32_t c) {
 
 /* The descriptor of an op, from its block's functions. */
 #define NN__F(field) (1u << NN__AT_##field)
-#define NN__DEFINE_OP(id, stem, suffixes, inputs_min, inputs_max, running, role, fuses, shape, \
-                      plan, update, fields)                                                    \
-    NN__CONSTANT_BEGIN const nn_op nn_op_##id = { #id,                                         \
-                                                  stem,                                        \
-                                                  suffixes,                                    \
-                                                  fields,                                      \
-                                                  inputs_min,                                  \
-                                                  inputs_max,                                  \
-                                                  running,                                     \
-                                                  role,                                        \
-                                                  fuses,                                       \
-                                                  shape,                                       \
-                                                  plan,                                        \
-                                                  nn__##id##_forward,                          \
-                                                  NN__TRAIN_ONLY(nn__##id##_backward),         \
-                                                  update };                                    \
+/* clang-format off */
+#define NN__DEFINE_OP(id, stem, suffixes, inputs_min, inputs_max, running, role, fuses, shape,    \
+                      plan, update, fields)                                                       \
+    NN__CONSTANT_BEGIN const nn_op nn_op_##id = {                                                 \
+        #id, stem, suffixes, fields, inputs_min, inputs_max, running, role, fuses,                \
+        shape, plan, nn__##id##_forward, NN__TRAIN_ONLY(nn__##id##_backward), update              \
+    };                                                                                            \
     NN__CONSTANT_END
+/* clang-format on */
 
 /* ---- input: y = (x * scale - mean) / std, uint8 to float, channels first to last ---- */
 
@@ -3097,21 +3089,18 @@ static size_t nn__sample_number(const nn_model *m, int32_t i) {
 
 static void nn__input_forward(nn_model *m, const nn_cmd *c) {
     const nn_layer *row = &m->rows[c->row];
-    const nn_row *r = &m->row[c->row];
-    size_t size = (size_t)m->in_size, ch = (size_t)r->dim[2], area = size / ch, k, e;
-    float *y = nn__floats(m, c->y);
-    int32_t i;
+    int32_t ch = m->row[c->row].dim[2], i;
+    size_t size = (size_t)m->in_size, area = size / (size_t)ch, e;
+    float *y = nn__floats(m, c->y), scale = row->scale != 0 ? row->scale : 1.0f;
     for (i = 0; i < m->run.n; i++, y += size) {
         size_t at = nn__sample_number(m, i) * size;
         const unsigned char *bytes = m->run.data + at;
         const float *floats = (const float *)(const void *)m->run.data + at;
-        for (e = 0, k = 0; e < size; e++) {
-            size_t to = row->order == NN_CHW ? e % area * ch + e / area : e;
+        for (e = 0; e < size; e++) {
+            size_t to = row->order == NN_CHW ? e % area * (size_t)ch + e / area : e;
             y[to] = row->type == NN_U8 ? (float)bytes[e] : floats[e];
         }
-        if (nn__input_is_scaled(row)) NN__CALL(m, affine)
-        (y, size, r->dim[2], row->scale != 0 ? row->scale : 1.0f, row->mean, row->std);
-        (void)k;
+        if (nn__input_is_scaled(row)) NN__CALL(m, affine, y, size, ch, scale, row->mean, row->std);
     }
 }
 
@@ -3125,11 +3114,11 @@ static void nn__input_backward(nn_model *m, const nn_cmd *c) {
     for (i = 0; dx && i < m->run.n; i++, dy += size, dx += size) {
         for (e = 0; e < size; e++) dx[e] = dy[row->order == NN_CHW ? e % area * ch + e / area : e];
         if (!nn__input_is_scaled(row)) continue;
-        for (e = 0; e < size; e++) NN__CALL(m, affine)
-        (dx + e, 1, 1, row->scale != 0 ? row->scale : 1.0f, none,
-         row->std + (ch > 4                 ? 0
-                     : row->order == NN_CHW ? e / area
-                                            : e % ch));
+        for (e = 0; e < size; e++)
+            NN__CALL(m, affine, dx + e, 1, 1, row->scale != 0 ? row->scale : 1.0f, none,
+                     row->std + (ch > 4                 ? 0
+                                 : row->order == NN_CHW ? e / area
+                                                        : e % ch));
     }
 }
 #endif
@@ -3178,8 +3167,8 @@ static void nn__dense_forward(nn_model *m, const nn_cmd *c) {
     g.cols = r->dim[2];
     g.n[0] = w->dim[1];
     g.n[1] = g.n[2] = 1;
-    if (g.cols < NN__LANES) NN__CALL(m, lanes)(&g);
-    else NN__CALL(m, gemm)(&g);
+    if (g.cols < NN__LANES) NN__CALL(m, lanes, &g);
+    else NN__CALL(m, gemm, &g);
     nn__apply_act(m, c, g.c, (size_t)g.rows * (size_t)g.cols);
 }
 
@@ -3207,7 +3196,7 @@ static void nn__dense_input_grad(const nn_model *m, const nn_cmd *c, int32_t row
     if (in < NN__LANES) {
         g.b_panels = w->layout == NN__PANELS;
         g.bk[1] = (ptrdiff_t)NN__LANES * in;
-        NN__CALL(m, lanes)(&g);
+        NN__CALL(m, lanes, &g);
         return;
     }
     if (w->layout == NN__PANELS) {
@@ -3217,7 +3206,7 @@ static void nn__dense_input_grad(const nn_model *m, const nn_cmd *c, int32_t row
         g.n[0] = NN__LANES;
         g.n[1] = whole / NN__LANES;
     }
-    NN__CALL(m, gemm)(&g);
+    NN__CALL(m, gemm, &g);
     if (whole == out) return;
     g.a += whole;
     g.b += (ptrdiff_t)whole * in;
@@ -3225,7 +3214,7 @@ static void nn__dense_input_grad(const nn_model *m, const nn_cmd *c, int32_t row
     g.n[0] = out - whole;
     g.n[1] = 1;
     g.add = 1;
-    NN__CALL(m, gemm)(&g);
+    NN__CALL(m, gemm, &g);
 }
 
 /* dw[o][i] += sum_r dy[r][o] x[r][i] for the k_count rows of the weight from k_first on. Panels:
@@ -3261,7 +3250,7 @@ static void nn__dense_weight_grad(const nn_model *m, const nn_cmd *c, int32_t ro
         g.cc = 1;
         g.cr = cols == in ? in : cols;
     }
-    NN__CALL(m, gemm)(&g);
+    NN__CALL(m, gemm, &g);
 }
 
 /* The update without a gradient buffer: a tile of the gradient at a time, summed in the same order.
@@ -3506,7 +3495,7 @@ static void nn__conv_run(const nn_model *m, const nn__conv *v, const nn_tensor *
     p.cr = stride;
     p.rows = count;
     p.cols = cols;
-    NN__CALL(m, gemm)(&p);
+    NN__CALL(m, gemm, &p);
 }
 
 /* Columns [ox0, ox1) of row oy: the border a column at a time, what lies inside at once. */
@@ -3636,7 +3625,7 @@ static void nn__conv_weight_grad(const nn_model *m, const nn__conv *v, const nn_
                 p.n[1] = yhi - ylo;
                 p.n[2] = 1;
                 p.add = 1;
-                NN__CALL(m, gemm)(&p);
+                NN__CALL(m, gemm, &p);
             }
         }
 }
@@ -3664,7 +3653,7 @@ static void nn__conv_input_run(const nn_model *m, const nn__conv *v, const nn_te
         p.bc = p.bj = (ptrdiff_t)v->kh * v->kw;
         p.bk[0] = v->k;
         p.n[0] = v->go;
-        NN__CALL(m, gemm)(&p);
+        NN__CALL(m, gemm, &p);
         return;
     }
     if (whole) {
@@ -3675,7 +3664,7 @@ static void nn__conv_input_run(const nn_model *m, const nn__conv *v, const nn_te
         p.bk[1] = (ptrdiff_t)NN__LANES * v->k;
         p.n[0] = NN__LANES;
         p.n[1] = whole / NN__LANES;
-        NN__CALL(m, gemm)(&p);
+        NN__CALL(m, gemm, &p);
         p.b = panels;
     }
     if (rest) {
@@ -3685,7 +3674,7 @@ static void nn__conv_input_run(const nn_model *m, const nn__conv *v, const nn_te
         p.bk[0] = 1;
         p.n[0] = rest;
         p.n[1] = 1;
-        NN__CALL(m, gemm)(&p);
+        NN__CALL(m, gemm, &p);
     }
 }
 
@@ -4054,7 +4043,7 @@ static int nn__batchnorm_trains(const nn_model *m, const nn_cmd *c) {
 static void nn__batchnorm_moments(const nn_model *m, float *mean, float *var, const float *x,
                                   size_t n, int32_t c) {
     (void)m;
-    NN__CALL(m, moments)(mean, var, x, n, c);
+    NN__CALL(m, moments, mean, var, x, n, c);
 }
 #else
 static void nn__batchnorm_moments(const nn_model *m, float *mean, float *var, const float *x,
@@ -4075,10 +4064,9 @@ static void nn__batchnorm_forward(nn_model *m, const nn_cmd *c) {
         NN_MEMCPY(mean, nn__values(m, nn__tensor(m, c, 2)), (size_t)ch * 4);
         NN_MEMCPY(var, nn__values(m, nn__tensor(m, c, 3)), (size_t)ch * 4);
     }
-    NN__CALL(m, inverse_root)(inv, var, (size_t)ch, nn__batchnorm_eps(&m->rows[c->row]));
-    NN__CALL(m, normalize)
-    (y, x, n, ch, mean, inv, nn__values(m, nn__tensor(m, c, 0)),
-     nn__values(m, nn__tensor(m, c, 1)));
+    NN__CALL(m, inverse_root, inv, var, (size_t)ch, nn__batchnorm_eps(&m->rows[c->row]));
+    NN__CALL(m, normalize, y, x, n, ch, mean, inv, nn__values(m, nn__tensor(m, c, 0)),
+             nn__values(m, nn__tensor(m, c, 1)));
     nn__apply_act(m, c, y, n);
 }
 
@@ -4089,9 +4077,8 @@ static void nn__batchnorm_backward(nn_model *m, const nn_cmd *c) {
     float *dy = nn__floats(m, c->dy), *mean = nn__floats(m, c->keep), *sums = NULL;
     if (nn__batchnorm_trains(m, c)) sums = nn__floats(m, c->tmp);
     nn__apply_act_grad(m, c, dy, nn__floats(m, c->y), n);
-    NN__CALL(m, normalize_grad)
-    (nn__floats(m, c->dx), sums, dy, nn__floats(m, c->x), n, ch, mean, mean + ch,
-     nn__values(m, nn__tensor(m, c, 0)));
+    NN__CALL(m, normalize_grad, nn__floats(m, c->dx), sums, dy, nn__floats(m, c->x), n, ch, mean,
+             mean + ch, nn__values(m, nn__tensor(m, c, 0)));
     for (j = 0; sums && j < ch; j++) {
         nn__grad(m, c, 0)[j] += sums[ch + j];
         nn__grad(m, c, 1)[j] += sums[j];
@@ -4105,9 +4092,9 @@ static void nn__batchnorm_update(nn_model *m, const nn_cmd *c) {
           momentum = row->momentum != 0 ? row->momentum : 0.10000000149011612f;
     float n = (float)m->run.n * (float)(r->dim[0] * r->dim[1]), unbias = n / (n - 1.0f);
     if (row->biased || n < 2) unbias = 1.0f;
-    NN__CALL(m, running)(nn__values(m, nn__tensor(m, c, 2)), batch, r->dim[2], momentum, 1.0f);
-    NN__CALL(m, running)
-    (nn__values(m, nn__tensor(m, c, 3)), batch + 2 * r->dim[2], r->dim[2], momentum, unbias);
+    NN__CALL(m, running, nn__values(m, nn__tensor(m, c, 2)), batch, r->dim[2], momentum, 1.0f);
+    NN__CALL(m, running, nn__values(m, nn__tensor(m, c, 3)), batch + 2 * r->dim[2], r->dim[2],
+             momentum, unbias);
 }
 #endif
 
@@ -4144,7 +4131,7 @@ static void nn__dropout_apply(nn_model *m, const nn_cmd *c, float *to, const flo
     for (s = 0; s < nn__samples(m); s++) {
         uint64_t key =
             nn__key(m->opts.seed, m->run.step, (uint64_t)c->row << 32 | (m->run.sample + s));
-        NN__CALL(m, drop)(to + s * n, from + s * n, n, key, m->rows[c->row].rate);
+        NN__CALL(m, drop, to + s * n, from + s * n, n, key, m->rows[c->row].rate);
     }
 }
 
@@ -4338,10 +4325,10 @@ static float nn__sample_loss(const nn_model *m, const float *z, const unsigned c
     const float *t = (const float *)(const void *)target;
     float loss = 0;
     int32_t i;
-    if (m->opts.loss == NN_MSE) return NN__CALL(m, mse)(grad, z, t, m->out_size, scale);
-    if (m->opts.loss == NN_BCE) return NN__CALL(m, bce)(grad, z, t, m->out_size, scale);
+    if (m->opts.loss == NN_MSE) return NN__CALL(m, mse, grad, z, t, m->out_size, scale);
+    if (m->opts.loss == NN_BCE) return NN__CALL(m, bce, grad, z, t, m->out_size, scale);
     for (i = 0; i < r->dim[0] * r->dim[1]; i++, z += r->dim[2]) {
-        loss += NN__CALL(m, cross_entropy)(grad, z, nn__label(target, i), r->dim[2], scale);
+        loss += NN__CALL(m, cross_entropy, grad, z, nn__label(target, i), r->dim[2], scale);
         if (grad) grad += r->dim[2];
     }
     return loss;
@@ -4426,8 +4413,8 @@ static void nn__update_tensor(nn_model *m, const nn_tensor *t, uint32_t first, u
     nn__step s = nn__step_of(m, t->row);
     float *p = nn__values(m, t) + first, *state = nn__floats(m, t->state);
     if (state) state += first;
-    if (m->opts.optimizer == NN_ADAM) NN__CALL(m, adam)(p, g, state, state + t->count, count, &s);
-    else NN__CALL(m, sgd)(p, g, state, count, &s);
+    if (m->opts.optimizer == NN_ADAM) NN__CALL(m, adam, p, g, state, state + t->count, count, &s);
+    else NN__CALL(m, sgd, p, g, state, count, &s);
 }
 
 /* Counts the step; before anything is updated. */
@@ -4739,7 +4726,7 @@ static int nn__exec_train(nn_model *m) {
     if (m->run.pc == backward) {
         if (m->run.at + m->run.n == m->run.count)
             m->loss =
-                NN__CALL(m, sum)(losses, (size_t)m->run.count) / nn__loss_terms(m, m->run.count);
+                NN__CALL(m, sum, losses, (size_t)m->run.count) / nn__loss_terms(m, m->run.count);
         if (m->opts.fuse_update) nn__begin_update(m);
     }
     if (m->run.pc == update && m->run.at + m->run.n < m->run.count) {
@@ -4850,7 +4837,7 @@ NNDEF int nn_forward(nn_model *m, const void *x, const void *target, float *y, i
     if (!target) return 0;
     m->run.forward_done = 2;
     err = nn__turn_loss(m, z, nn__floats(m, m->cmd[m->run.pc].dy), nn__floats(m, m->loss_offset));
-    m->loss = NN__CALL(m, sum)(nn__floats(m, m->loss_offset), (size_t)n) / nn__loss_terms(m, n);
+    m->loss = NN__CALL(m, sum, nn__floats(m, m->loss_offset), (size_t)n) / nn__loss_terms(m, n);
     if (err) m->run.forward_done = 0;
     return err;
 }
@@ -5168,7 +5155,7 @@ static void nn__init_tensor(nn_model *m, uint32_t i) {
     } else {
         bound = 1.0f / nn__sqrt(fan_in);
     }
-    NN__CALL(m, uniform)(p, t, m->rows[t->row].groups, nn__key(m->opts.seed, 0x1417, i), bound);
+    NN__CALL(m, uniform, p, t, m->rows[t->row].groups, nn__key(m->opts.seed, 0x1417, i), bound);
 }
 
 /* Copies a canonical float32 image of all tensors (little-endian), but for those used in place. */
@@ -5185,15 +5172,20 @@ static void nn__init_from_image(nn_model *m, const unsigned char *image) {
     }
 }
 
+/* Training has not begun. */
+static void nn__reset_state(nn_model *m) {
+    m->beta1_power = m->beta2_power = (uint64_t)1 << 63;
+    NN_MEMSET(m->block + m->grad_offset, 0, m->state_offset - m->grad_offset);
+    NN_MEMSET(m->block + m->state_offset, 0, 4 * (size_t)m->state_count);
+}
+
 /* Values, gradients and state of a model whose block was just laid out. */
 static int nn__init_values(nn_model *m) {
     uint32_t i, size = nn__image_offset(m, m->tensor_count);
     if (m->opts.weights && m->opts.weights_size != size)
         return NN__FAIL(&m->opts, NN_ERR_OPTION, "weights_size: %D bytes, the rows need %D",
                         (int64_t)m->opts.weights_size, (int64_t)size);
-    m->beta1_power = m->beta2_power = (uint64_t)1 << 63;
-    NN_MEMSET(m->block + m->grad_offset, 0, m->state_offset - m->grad_offset);
-    NN_MEMSET(m->block + m->state_offset, 0, 4 * (size_t)m->state_count);
+    nn__reset_state(m);
     if (m->opts.weights) {
         m->image = (const unsigned char *)m->opts.weights;
         nn__init_from_image(m, m->image);
@@ -6072,22 +6064,21 @@ NNDEF int nn_load(nn_model *m, const void *image, size_t size, const nn_opts *o)
     nn__source s;
     nn__bind b;
     nn_opts opts;
-    uint64_t t = 0, p1 = 0, p2 = 0;
+    uint64_t t = 0, p1 = 0, p2 = 0, one = (uint64_t)1 << 63;
     int err;
     if (!m) return NN__FAIL(o, NN_ERR_CALL, "m is NULL");
     NN_MEMSET(m, 0, sizeof *m);
     err = nn__open_model(&r, image, size, o, &opts, &s);
     if (!err) err = nn__graph_error(nn__build(m, &s, &opts));
     if (err) return err;
-    err = nn__init_values(m);
+    nn__reset_state(m);
     m->image = r.image;
     NN_MEMSET(&b, 0, sizeof b);
     b.parts = opts.resume ? 3 : 1;
-    if (!err) err = nn__bind_file(m, &r, &b);
+    err = nn__bind_file(m, &r, &b);
     if (!err && opts.resume) {
         if (!nn__training_value(&r, "t=", 16, &t) || !nn__training_value(&r, "b1t=", 16, &p1) ||
-            !nn__training_value(&r, "b2t=", 16, &p2) || p1 >> 63 > (uint64_t) !(p1 << 1) ||
-            p2 >> 63 > (uint64_t) !(p2 << 1))
+            !nn__training_value(&r, "b2t=", 16, &p2) || p1 > one || p2 > one)
             err = NN__FAIL(&opts, NN_ERR_FILE_META,
                            "nn.train lacks its counters, or they are out of range");
         m->step = t;
