@@ -443,7 +443,7 @@ struct nn_model {
     void *owned, *owned_file; /* what nn_free frees */
     const unsigned char *image;  /* read-only weights (NN__IMAGE), or NULL */
     const unsigned char *parent; /* block of the model this one was cloned from, or NULL */
-    const struct nn_kernels *kernels;
+    const struct nn_kernels *kernels; /* NULL where there is one set of them */
     nn_row *row;             /* [row_count] */
     uint16_t *input;         /* [input_count] rows that are inputs of rows */
     nn_tensor *tensor;       /* [tensor_count] */
@@ -567,7 +567,8 @@ NNDEF int nn_train_from(nn_model *m, const char *row, const float *features, con
    outputs to y (NULL: not wanted), loss to m->loss when target is given. nn_backward adds to the
    gradients: of the loss (dy NULL, after a forward with target) or of dy[n][out_size], the
    gradient of y; dx[n][in_size] receives the gradient of the input (needs opts.input_grad; NULL:
-   not wanted). One micro-batch at most: n <= m->micro. nn_update takes one optimizer step. */
+   not wanted). One micro-batch at most: n <= m->micro. nn_update takes one optimizer step. Other
+   calls that compute may stand between nn_backward and nn_update, but not before nn_backward. */
 NNDEF int nn_forward(nn_model *m, const void *x, const void *target, float *y, int n);
 NNDEF int nn_backward(nn_model *m, const float *dy, float *dx);
 NNDEF int nn_update(nn_model *m);
@@ -841,6 +842,10 @@ extern int fileno(FILE *);
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC push_options
 #pragma GCC optimize("fp-contract=off")
+#if defined(__thumb__) && !defined(__thumb2__)
+#pragma GCC optimize( \
+    "no-ipa-ra") /* gcc 12 for Cortex-M0 forgets which registers an epilogue uses */
+#endif
 #elif defined(__clang__)
 #pragma STDC FP_CONTRACT OFF
 #endif
@@ -871,7 +876,17 @@ extern int fileno(FILE *);
 #define NN__CONSTANT_END
 #endif
 
+/* Freestanding compilers call memcpy and memset all the same, so the builtins add nothing, and
+   small copies become moves. */
 #ifdef NN_NO_LIBC
+#if defined(__GNUC__)
+#ifndef NN_MEMCPY
+#define NN_MEMCPY __builtin_memcpy
+#endif
+#ifndef NN_MEMSET
+#define NN_MEMSET __builtin_memset
+#endif
+#else
 #ifndef NN_MEMCPY
 static void nn__memcpy(void *to, const void *from, size_t n) {
     size_t i;
@@ -885,6 +900,7 @@ static void nn__memset(void *to, int value, size_t n) {
     for (i = 0; i < n; i++) ((unsigned char *)to)[i] = (unsigned char)value;
 }
 #define NN_MEMSET nn__memset
+#endif
 #endif
 #endif
 
@@ -929,6 +945,11 @@ static int nn__is(const char *s, const char *word, size_t n) {
     for (i = 0; i < n; i++)
         if (s[i] == 0 || s[i] != word[i]) return 0;
     return s[n] == 0;
+}
+
+static int nn__begins(const char *s, const char *with) {
+    while (*with && *s == *with) s++, with++;
+    return !*with;
 }
 
 static int nn__same(const char *a, const char *b) { return nn__is(a, b, nn__strlen(b)); }
@@ -1609,9 +1630,12 @@ static int nn__name_char(char c) {
            c == '_' || c == '/' || c == '-';
 }
 
-/* A name's characters and length; "-" alone stands for no input in text. */
+/* A name's characters and length; "-" alone stands for no input in text, and what begins with opt.
+   or aux. means something else in files. */
 static int nn__name_is_valid(const char *name) {
     size_t n = 0;
+    if (nn__same(name, "opt") || nn__same(name, "aux")) return 0;
+    if (nn__begins(name, "opt.") || nn__begins(name, "aux.")) return 0;
     while (nn__name_char(name[n])) n++;
     return n && n <= NN__NAME_MAX && !name[n] && name[0] != '-';
 }
@@ -1890,6 +1914,16 @@ static int nn__parse_rows(const nn_opts *o, const char *text, size_t size, int32
     return err;
 }
 
+/* Words joined by commas; follows: and one before the first. */
+static void nn__put_list(nn__text *t, const char *list, int follows) {
+    const char *word;
+    size_t n;
+    for (; (word = nn__word(&list, &n)) != NULL; follows = 1) {
+        if (follows) nn__put(t, ",", 1);
+        nn__put(t, word, n);
+    }
+}
+
 static void nn__put_row(nn__text *t, const nn_layer *rows, uint32_t i) {
     int k, n;
     nn__puts(t, rows[i].op->name);
@@ -1897,16 +1931,9 @@ static void nn__put_row(nn__text *t, const nn_layer *rows, uint32_t i) {
     nn__put_name(t, rows, i);
     nn__put(t, " ", 1);
     if (i == 0) nn__put(t, "-", 1);
-    else if (rows[i].from) nn__puts(t, rows[i].from);
+    else if (rows[i].from) nn__put_list(t, rows[i].from, 0);
     else nn__put_name(t, rows, i - 1);
-    if (rows[i].with) {
-        const char *list = rows[i].with, *word;
-        size_t length;
-        while ((word = nn__word(&list, &length)) != NULL) {
-            nn__put(t, ",", 1);
-            nn__put(t, word, length);
-        }
-    }
+    if (rows[i].with) nn__put_list(t, rows[i].with, 1);
     if (rows[i].share) {
         nn__puts(t, " share=");
         nn__puts(t, rows[i].share);
@@ -2013,7 +2040,8 @@ typedef struct nn__buffer {
     int64_t size;
     int32_t first, last; /* commands of its life; last < 0: unused */
     uint32_t offset;
-    int32_t placed;
+    uint8_t placed;
+    uint8_t outlives; /* the list: whatever else runs in the arena must not touch it */
 } nn__buffer;
 
 typedef struct nn__planner {
@@ -2110,8 +2138,8 @@ static int nn__plan_names(nn__planner *p) {
         int32_t twin;
         if (rows[i].name && !nn__name_is_valid(rows[i].name))
             return NN__FAIL(p->o, NN_ERR_ROW,
-                            "row %d (%s): its name is empty, longer than 127 bytes, or has "
-                            "other characters than A-Z a-z 0-9 . _ / -",
+                            "row %d (%s): its name is empty, longer than 127 bytes, begins with "
+                            "opt. or aux., or has other characters than A-Z a-z 0-9 . _ / -",
                             (int)i, rows[i].op->name);
         nn__put_name(&t, rows, i);
         twin = nn__find_row(rows, i, name, t.len);
@@ -2329,7 +2357,7 @@ static uint32_t nn__new_buffer(nn__planner *p, int64_t size) {
     b->size = size;
     b->first = INT32_MAX;
     b->last = -1;
-    b->placed = 0;
+    b->placed = b->outlives = 0;
     return p->buffers++;
 }
 
@@ -2383,6 +2411,8 @@ static void nn__emit_forward(nn__planner *p) {
                             : nn__new_value(p, out);
         if (p->training && (r->flags & NN__GRAD))
             p->keep[i] = nn__new_buffer(p, nn__times(need.keep, m->micro) + need.keep_fixed);
+        if (p->keep[i] != NN_AT_NONE && (r->flags & NN__TRAINS) && m->rows[i].op->update)
+            p->buffer[p->keep[i]].outlives = 1;
         tmp = nn__new_buffer(p, need.tmp);
         inputs = r->inputs > 1 ? r->inputs : 2;
         for (k = 1; k < inputs; k++) {
@@ -2505,7 +2535,7 @@ static void nn__place_buffers(nn__planner *p, uint32_t first_buffer) {
         int64_t align, offset = 0;
         int moved;
         for (j = first_buffer; j < p->buffers; j++)
-            if (!p->buffer[j].placed && p->buffer[j].last >= 0 &&
+            if (!p->buffer[j].placed && !p->buffer[j].outlives && p->buffer[j].last >= 0 &&
                 (!b || p->buffer[j].size > b->size))
                 b = &p->buffer[j];
         if (!b) break;
@@ -2522,8 +2552,15 @@ static void nn__place_buffers(nn__planner *p, uint32_t first_buffer) {
             }
         } while (moved);
         b->placed = 1;
-        b->offset = (uint32_t)(offset < UINT32_MAX ? offset : UINT32_MAX);
+        b->offset = (uint32_t)nn__min64(offset, UINT32_MAX);
         if (offset + b->size > p->arena) p->arena = offset + b->size;
+    }
+    for (j = first_buffer; j < p->buffers; j++) { /* behind everything */
+        nn__buffer *b = &p->buffer[j];
+        if (!b->outlives) continue;
+        p->arena = nn__round_up(p->arena, NN_ALIGNMENT);
+        b->offset = (uint32_t)nn__min64(p->arena, UINT32_MAX);
+        p->arena += b->size;
     }
 }
 
@@ -2804,6 +2841,8 @@ typedef struct nn__source {
     int32_t text_rows;
     const nn_model *src;
     int file; /* the values come from a file */
+    /* nn__parse_rows for a text: through here, so that rows alone link no parser */
+    int (*parse)(const nn_opts *o, const char *text, size_t size, int32_t rows, unsigned char *to);
 } nn__source;
 
 static int nn__misaligned(const void *p, size_t to) { return ((uintptr_t)p & (to - 1)) != 0; }
@@ -2831,7 +2870,7 @@ static int nn__settle(nn_model *m, const nn_opts *o, const nn__source *s, int64_
     int err = nn__take_block(m, o, total);
     if (err) return err;
     if (s->text) {
-        err = nn__parse_rows(o, s->text, s->text_size, s->text_rows, m->block);
+        err = s->parse(o, s->text, s->text_size, s->text_rows, m->block);
         if (err) return err;
         m->rows = (const nn_layer *)(const void *)m->block;
     }
@@ -2925,7 +2964,7 @@ static int64_t nn__plan(nn_model *m, const nn__source *s, const nn_opts *given, 
         text_bytes = nn__text_bytes(s->text_rows, s->text_size);
         workspace = nn__take_workspace(&o, text_bytes, &owned);
         m->rows = (const nn_layer *)(const void *)workspace;
-        total = workspace ? nn__parse_rows(&o, s->text, s->text_size, s->text_rows, workspace)
+        total = workspace ? s->parse(&o, s->text, s->text_size, s->text_rows, workspace)
                           : NN_ERR_MEMORY;
     }
     if (!total) total = nn__plan_rows(&p, s, &o, text_bytes, build);
@@ -4380,8 +4419,15 @@ static uint64_t nn__to_q63(float f) {
     return shift >= 0 ? mantissa << shift : shift > -24 ? mantissa >> -shift : 0;
 }
 
+/* 1 - q, rounded once: 32 bits and a sticky one are enough, so no 64-bit conversion is linked. */
 static float nn__one_minus_q63(uint64_t q) {
-    return (float)(((uint64_t)1 << 63) - q) * 1.0842021724855044e-19f; /* 2^-63 */
+    uint64_t rest = ((uint64_t)1 << 63) - q;
+    uint32_t high;
+    float scale = 4.6566128730773926e-10f; /* 2^-31 */
+    if (!rest) return 0.0f;
+    for (; !(rest >> 62); rest <<= 1) scale = scale * 0.5f;
+    high = (uint32_t)(rest >> 32) | ((uint32_t)rest != 0);
+    return (float)high * scale;
 }
 
 /* The numbers of this update for row i. */
@@ -4486,6 +4532,7 @@ static void nn__begin_run(nn_model *m, const void *data, const void *target, int
     m->run.period = 0;
     m->run.count = n;
     m->run.step = m->step;
+    m->run.forward_done = 0; /* the arena is about to be used */
     m->run.start = 0;
     m->run.pc = 0;
     m->run.end = 0;
@@ -4503,24 +4550,29 @@ static uint32_t nn__root_of(const nn_model *m, uint32_t list, uint32_t count, ui
     }
 }
 
+/* Is there a value of row i? Not of a convolution with its pool inside, nor before an activation
+   that was folded into it. */
+static int nn__check_exists(const nn_model *m, uint32_t i) {
+    uint32_t by = m->row[i].flags & NN__FOLDED ? m->input[m->row[i].input] : i, use = i;
+    if (m->row[by].fused != by) use = m->row[by].fused;
+    else if (m->row[i].act_row != i) use = m->row[i].act_row;
+    if (use == i) return 0;
+    return NN__FAIL(&m->opts, NN_ERR_CALL,
+                    "%R: its output never exists, what follows is computed with it: use %N",
+                    m->rows, i, m->rows, use);
+}
+
 /* Finds the place where features of a row leave or enter a forward list: its buffer, and the first
    command behind it. to: they leave. */
 static int nn__find_cut(const nn_model *m, const char *name, uint32_t list, uint32_t count,
                         uint32_t *at, uint32_t *next, uint32_t *row) {
     int32_t i = name ? nn__find_row(m->rows, m->row_count, name, nn__strlen(name)) : -1;
     uint32_t root, k, j;
+    int err;
     if (i < 0) return NN__FAIL(&m->opts, NN_ERR_NAME, "no row is called %s", name ? name : "NULL");
     *row = (uint32_t)i;
-    if (m->row[i].fused != i)
-        return NN__FAIL(&m->opts, NN_ERR_CALL,
-                        "%R: its output does not exist, a max pool is computed with it: "
-                        "use %N",
-                        m->rows, (uint32_t)i, m->rows, (uint32_t)m->row[i].fused);
-    if (m->row[i].act_row != i)
-        return NN__FAIL(&m->opts, NN_ERR_CALL,
-                        "%R: its output does not exist, an activation is computed with it: "
-                        "use %N",
-                        m->rows, (uint32_t)i, m->rows, (uint32_t)m->row[i].act_row);
+    err = nn__check_exists(m, (uint32_t)i);
+    if (err) return err;
     root = nn__root_of(m, list, count, (uint32_t)i);
     *at = NN_AT_INPUT;
     *next = list;
@@ -4529,6 +4581,7 @@ static int nn__find_cut(const nn_model *m, const char *name, uint32_t list, uint
             *at = m->cmd[k].y;
             *next = k + 1;
         }
+    if (*next < list + count && m->cmd[*next].what == NN__LAST_ACT) ++*next;
     for (j = (uint32_t)i + 1; j < m->row_count; j++)
         for (k = 0; k < m->row[j].inputs; k++) {
             uint32_t in = m->input[m->row[j].input + k];
@@ -4767,6 +4820,9 @@ static void nn__begin_step(nn_model *m, const void *x, const void *target, int32
 static int nn__begin_from(nn_model *m, const char *row, const float *features) {
     uint32_t list = nn__training_list(m), next, i;
     int err = nn__find_cut(m, row, list, m->forward_count - 1, &m->run.enter, &next, &i);
+    if (!err && m->opts.input_grad)
+        err = NN__FAIL(&m->opts, NN_ERR_CALL,
+                       "input_grad: there is no way back from features to the input");
     if (!err && (m->row[i].flags & NN__LIVE))
         err =
             NN__FAIL(&m->opts, NN_ERR_CALL,
@@ -4884,6 +4940,8 @@ NNDEF int nn_update(nn_model *m) {
     uint32_t k, first;
     int err = nn__argument(m, m && m->opts.train && !m->opts.fuse_update,
                            "the model was built without opts.train, or with fuse_update");
+    if (!err)
+        err = nn__argument(m, m->run.accumulated > 0, "nn_update needs an nn_backward before it");
     if (err) return err;
     nn__begin_update(m);
     m->run.accumulated = 0;
@@ -5232,6 +5290,7 @@ static nn__source nn__source_text(const char *text, size_t size, const nn_opts *
     s.text = text;
     s.text_size = size;
     s.text_rows = rows;
+    s.parse = nn__parse_rows;
     return s;
 }
 
@@ -5271,9 +5330,9 @@ NNDEF int nn_clone(nn_model *m, const nn_model *src, const nn_opts *o) {
     nn__source s = nn__source_rows(src ? src->rows : NULL);
     uint32_t i, e;
     int err;
-    if (m) NN_MEMSET(m, 0, sizeof *m);
-    if (!src || !src->block || m == src)
-        return NN__FAIL(o, NN_ERR_CALL, "src is NULL, not built, or m itself");
+    if (!m || m == src) return NN__FAIL(o, NN_ERR_CALL, "m is NULL, or src itself");
+    NN_MEMSET(m, 0, sizeof *m);
+    if (!src || !src->block) return NN__FAIL(o, NN_ERR_CALL, "src is NULL or not built");
     if (o && o->weights)
         return NN__FAIL(o, NN_ERR_OPTION, "weights: a clone has those of its model");
     s.src = src;
@@ -5526,18 +5585,70 @@ static int nn__accept(nn__reader *r, char c) {
     return 0;
 }
 
+/* Four hex digits behind \u, at r->at; -1: they are not. */
+static int32_t nn__json_hex(nn__reader *r) {
+    int32_t value = 0;
+    int i;
+    for (i = 0; i < 4; i++, r->at++) {
+        char c = r->at < r->end ? *r->at : (char)0;
+        int digit = c >= '0' && c <= '9'   ? c - '0'
+                    : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                    : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                           : -1;
+        if (digit < 0) return -1;
+        value = value * 16 + digit;
+    }
+    return value;
+}
+
+/* Moves behind an escape, of which r->at is the backslash; surrogates must come in pairs. */
+static int nn__json_escape(nn__reader *r) {
+    int32_t unit;
+    char c = ++r->at < r->end ? *r->at : (char)0;
+    if (c) r->at++;
+    if (c == '"' || c == '\\' || c == '/' || c == 'b' || c == 'f' || c == 'n' || c == 'r' ||
+        c == 't')
+        return 1;
+    if (c != 'u') return 0;
+    unit = nn__json_hex(r);
+    if (unit < 0 || (unit >= 0xdc00 && unit <= 0xdfff)) return 0;
+    if (unit < 0xd800 || unit > 0xdbff) return 1;
+    if (!nn__accept(r, '\\') || !nn__accept(r, 'u')) return 0;
+    unit = nn__json_hex(r);
+    return unit >= 0xdc00 && unit <= 0xdfff;
+}
+
+/* Moves behind one code point of UTF-8 beyond ASCII (Unicode 15, table 3-7). */
+static int nn__json_utf8(nn__reader *r) {
+    unsigned char c = (unsigned char)*r->at++;
+    int more = c >= 0xf0 ? 3 : c >= 0xe0 ? 2 : 1, i;
+    if (c < 0xc2 || c > 0xf4) return 0;
+    for (i = 0; i < more; i++, r->at++) {
+        unsigned char next = r->at < r->end ? (unsigned char)*r->at : 0;
+        if (next < 0x80 || next > 0xbf) return 0;
+        if (i == 0 && ((c == 0xe0 && next < 0xa0) || (c == 0xed && next > 0x9f) ||
+                       (c == 0xf0 && next < 0x90) || (c == 0xf4 && next > 0x8f)))
+            return 0;
+    }
+    return 1;
+}
+
 /* A string; escapes and bytes outside printable ASCII only where lenient. */
 static int nn__json_string(nn__reader *r, int lenient, const char **s, size_t *n) {
     if (!nn__accept(r, '"'))
         return nn__file_fail(r, NN_ERR_FILE_SYNTAX, "a string is expected here");
     *s = r->at;
-    for (; r->at < r->end && *r->at != '"'; r->at++) {
+    while (r->at < r->end && *r->at != '"') {
         unsigned char c = (unsigned char)*r->at;
+        int fine = 1;
         if (c < 0x20) return nn__file_fail(r, NN_ERR_FILE_SYNTAX, "a control byte in a string");
         if (!lenient && (c == '\\' || c > 0x7e))
             return nn__file_fail(r, NN_ERR_FILE_SYNTAX,
                                  "an escape or a byte that is not ASCII in a name");
-        if (c == '\\' && ++r->at == r->end) break;
+        if (c == '\\') fine = nn__json_escape(r);
+        else if (c >= 0x80) fine = nn__json_utf8(r);
+        else r->at++;
+        if (!fine) return nn__file_fail(r, NN_ERR_FILE_SYNTAX, "a broken escape or broken UTF-8");
     }
     *n = (size_t)(r->at - *s);
     if (!nn__accept(r, '"')) return nn__file_fail(r, NN_ERR_FILE_SYNTAX, "a string does not end");
@@ -5882,6 +5993,18 @@ static void nn__tell(const nn__bind *b, char sign, const nn_model *m, int32_t t,
     b->missing(b->user, name);
 }
 
+/* Did a tensor of this name stand before? For those that no tensor of the model keeps count of. */
+static int nn__stood_before(const nn__reader *r, const nn__entry *e) {
+    const char *at = (const char *)(const void *)r->image + 8, *end = e->name - 1;
+    for (; at + e->name_size + 4 <= end; at++) {
+        size_t i = 0;
+        if (at[0] != '"' || at[e->name_size + 1] != '"' || at[e->name_size + 3] != '{') continue;
+        while (i < e->name_size && at[i + 1] == e->name[i]) i++;
+        if (i == e->name_size) return 1;
+    }
+    return 0;
+}
+
 /* Every tensor of the file against every tensor of the model. */
 static int nn__bind_entries(nn_model *m, nn__reader r, const nn__bind *b) {
     nn__entry e;
@@ -5891,7 +6014,10 @@ static int nn__bind_entries(nn_model *m, nn__reader r, const nn__bind *b) {
         int32_t i = b->parts == 1 ? nn__find_tensor(m, e.name, e.name_size)
                                   : nn__find_part(m, e.name, e.name_size, &part);
         nn_tensor *t;
-        if (nn__is_ignored(&e) || (nn__is_state(&e) && b->parts == 1)) continue;
+        int ignored = nn__is_ignored(&e) || (nn__is_state(&e) && b->parts == 1);
+        if (b->dry && (ignored || i < 0) && nn__stood_before(&r, &e))
+            return nn__entry_fail(&r, &e, NN_ERR_FILE_TENSOR, "stands twice");
+        if (ignored) continue;
         if (i < 0) {
             if (!b->allow_missing)
                 return nn__entry_fail(&r, &e, NN_ERR_FILE_TENSOR, "no row has such a tensor");
@@ -6283,7 +6409,8 @@ static const nn_kernels *nn__pick_kernels(void) {
     return __builtin_cpu_supports("fma") ? &nn__kernels_fma : &nn__kernels_plain;
 }
 #else
-static const nn_kernels *nn__pick_kernels(void) { return &nn__kernels_plain; }
+/* Kernels are called directly: a table would keep them all linked. */
+static const nn_kernels *nn__pick_kernels(void) { return NULL; }
 #endif
 
 #if defined(__GNUC__) && !defined(__clang__)

@@ -1,9 +1,10 @@
-/* w5_linear.c - the smallest net: a straight line through noisy points, three ways to get there
+/* w5_linear.c - the smallest net: y = 2 x from four points, three ways to get there
 
        cc -O2 -o w5 examples/w5_linear.c -I. && ./w5
 
-   y = w x + b is one dense row with one input and one output. It is fitted by plain gradient
-   descent, with momentum, and by Adam. Ends with status 1 when w or b is off by more than 0.02. */
+   One dense row with one input and one output is a straight line, w x + b. A thousand steps of
+   gradient descent fit it: on all four points at once, on one point after the other, and on all
+   four with momentum. Ends with status 1 when w or b is off by more than 0.05. */
 
 #define NN_IMPLEMENTATION
 #include "nn.h"
@@ -11,9 +12,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { SAMPLES = 64, BATCH = 8, STEPS = 1000 };
+enum { POINTS = 4, STEPS = 1000 };
 
-static const float true_w = 2, true_b = -1;
+static const float x[POINTS] = { 1, 2, 3, 4 }, y[POINTS] = { 2, 4, 6, 8 };
 
 static const nn_layer net[] = {
     { .op = NN_INPUT, .shape = { 1 } },
@@ -23,15 +24,14 @@ static const nn_layer net[] = {
 
 static const struct {
     const char *title;
-    int32_t optimizer;
-    float lr, momentum;
+    int32_t batch;
+    float momentum;
 } variants[] = {
-    { "SGD", NN_SGD, 0.05f, 0 },
-    { "SGD with momentum", NN_SGD, 0.01f, 0.9f },
-    { "Adam", NN_ADAM, 0.02f, 0 },
+    { "all points a step", POINTS, 0 },
+    { "one point a step", 1, 0 },
+    { "all, momentum 0.9", POINTS, 0.9f },
 };
 
-static float x[SAMPLES], y[SAMPLES];
 static char why[200];
 
 static void check(int result)
@@ -41,52 +41,37 @@ static void check(int result)
     exit(1);
 }
 
-/* From -1 to 1, from a generator of our own so that the data are the same everywhere. */
-static float uniform(void)
-{
-    static uint32_t state = 1;
-
-    state = state * 1664525u + 1013904223u;
-    return (float)(state >> 8) / 8388608.0f - 1;
-}
-
 static int is_near(float a, float b)
 {
-    return a - b < 0.02f && b - a < 0.02f;
+    return a - b < 0.05f && b - a < 0.05f;
 }
 
 int main(void)
 {
     int status = 0, i, step;
 
-    for (i = 0; i < SAMPLES; i++) {
-        x[i] = uniform();
-        y[i] = true_w * x[i] + true_b + 0.02f * uniform();
-    }
-    printf("%-18s %10s %10s %10s\n", "", "w", "b", "loss");
-    printf("%-18s %10.4f %10.4f\n", "the true line", (double)true_w, (double)true_b);
+    printf("%-18s %10s %10s %12s\n", "", "w", "b", "loss");
     for (i = 0; i < (int)(sizeof variants / sizeof variants[0]); i++) {
-        nn_opts o = { .batch = BATCH, .train = "*", .loss = NN_MSE, .seed = 1, .why = why,
+        nn_opts o = { .batch = variants[i].batch, .train = "*", .loss = NN_MSE, .lr = 0.01f,
+                      .momentum = variants[i].momentum, .seed = 1, .why = why,
                       .why_size = sizeof why };
         float w, b;
         nn_model m;
 
-        o.optimizer = variants[i].optimizer;
-        o.lr = variants[i].lr;
-        o.momentum = variants[i].momentum;
         check(nn_build(&m, net, &o));
         for (step = 0; step < STEPS; step++) {
-            int at = step * BATCH % SAMPLES;
+            int at = step * o.batch % POINTS;
 
-            check(nn_train(&m, &x[at], &y[at], BATCH));
+            check(nn_train(&m, &x[at], &y[at], o.batch));
         }
+        check(nn_eval(&m, x, y, POINTS));
         check(nn_get(&m, "line.weight", &w, 1));
         check(nn_get(&m, "line.bias", &b, 1));
-        printf("%-18s %10.4f %10.4f %10.6f\n", variants[i].title, (double)w, (double)b,
+        printf("%-18s %10.6f %10.6f %12.3g\n", variants[i].title, (double)w, (double)b,
                (double)m.loss);
-        if (!is_near(w, true_w) || !is_near(b, true_b)) status = 1;
+        if (!is_near(w, 2) || !is_near(b, 0)) status = 1;
         nn_free(&m);
     }
-    if (status) printf("FAILED: not the true line\n");
+    if (status) printf("FAILED: not y = 2 x\n");
     return status;
 }

@@ -11,7 +11,6 @@ import json
 import os
 import re
 import shutil
-import struct
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +27,8 @@ LINK = ["-nostartfiles", "--specs=nano.specs", "-Wl,--gc-sections",
 CPUS = {  # compiler's flags, QEMU's machine, KiB of RAM
     "M4F": (["-mcpu=cortex-m4", "-mfpu=fpv4-sp-d16", "-mfloat-abi=hard"], "mps2-an386", 128),
     "M3": (["-mcpu=cortex-m3", "-mfloat-abi=soft"], "mps2-an385", 128),
-    "M0": (["-mcpu=cortex-m0", "-mfloat-abi=soft"], "microbit", 16),
+    # gcc 12.2 -Os for Thumb-1 pops its scratch into r1, which -fipa-ra has told the caller is kept.
+    "M0": (["-mcpu=cortex-m0", "-mfloat-abi=soft", "-fno-ipa-ra"], "microbit", 16),
 }
 MACHINES = [  # name, compiler's prefix, user-mode emulator
     ("32-bit ARM", "arm-linux-gnueabihf", "qemu-arm"),
@@ -122,41 +122,45 @@ def table(head, rows):
 # --- building and running -------------------------------------------------------------------------
 
 def make_data(probe):
-    """Writes a probe's model file, and its weights in row order, as C; returns their sizes."""
+    """Writes a probe's model file, and its weights in row order, with a source of both for the
+    assembler; returns their sizes as flags."""
     image = run([path("make_model"), probe])
-    (length,) = struct.unpack_from("<Q", image)
+    length = int.from_bytes(image[:8], "little")
     header = json.loads(image[8:8 + length])
     names = [n for n in header if n != "__metadata__"]
-    weights = []
+    weights = b""
     # Convolutions stand before dense rows in these models, so that rows sort by name.
     for name in sorted(names, key=lambda n: (n.split(".")[0], n.endswith("bias"))):
         begin, end = header[name]["data_offsets"]
-        weights += struct.unpack_from(f"<{(end - begin) // 4}I", image, 8 + length + begin)
-    with open(path(probe + "_data.c"), "w") as f:
-        f.write("#include <stdint.h>\n"
-                f"extern const uint32_t probe_weights[{len(weights)}];\n"
-                f"extern const unsigned char probe_file[{len(image)}];\n"
-                "const uint32_t probe_weights[] = {" + ",".join(map(hex, weights)) + "};\n"
-                "__attribute__((aligned(64))) const unsigned char probe_file[] = {"
-                + ",".join(map(str, image)) + "};\n")
-    return [f"-DPROBE_WEIGHTS_BYTES={4 * len(weights)}", f"-DPROBE_FILE_BYTES={len(image)}"]
+        weights += image[8 + length + begin:8 + length + end]
+    with open(path(probe + "_data.s"), "w") as f:
+        for name, content in (("weights", weights), ("file", image)):
+            with open(path(f"{probe}_{name}"), "wb") as blob:
+                blob.write(content)
+            f.write(f".section .rodata.{name},\"a\"\n.balign 64\n.global probe_{name}\n"
+                    f".type probe_{name}, %object\n.size probe_{name}, {len(content)}\n"
+                    f'probe_{name}: .incbin "{path(probe + "_" + name)}"\n')
+    return [f"-DPROBE_WEIGHTS_BYTES={len(weights)}", f"-DPROBE_FILE_BYTES={len(image)}"]
 
 
 def compiler(cpu):
     if cpu == "host":
         return [CC] + C99
-    return [ARM + "gcc"] + C99 + CPUS[cpu][0] + ["-mthumb", "-g", "-ffunction-sections",
-                                                 "-fdata-sections"]
+    return [ARM + "gcc"] + C99 + CPUS[cpu][0] + [
+        "-mthumb", "-ffunction-sections", "-fdata-sections"]
 
 
 def library(cpu, level, probe, train):
     """(object, command) of the library for a program. One serves many where only what nobody asks
     for makes the difference; for the flash that is told, it is the program's own."""
+    flags = ["-g", level, "-DNN_NO_LIBC"]
     if (cpu, level) != BOTH[0]:
-        probe, train = "w3", True
+        probe, train, flags[0] = "w3", True, "-g0"
     output = path(f"nn_{cpu}{level}_{probe}{'_train' if train else ''}.o")
-    return output, compiler(cpu) + [level, "-DNN_NO_LIBC", "-DNN_OPS=" + OPS[probe]] + (
-        [] if train else ["-DNN_NO_TRAIN"]) + ["-c", source("library.c"), "-o", output]
+    if not train:
+        flags.append("-DNN_NO_TRAIN")
+    return output, compiler(cpu) + flags + ["-DNN_OPS=" + OPS[probe], "-c", source("library.c"),
+                                            "-o", output]
 
 
 def compile_libraries():
@@ -172,9 +176,11 @@ def compile_libraries():
 
 def link(cpu, output, flags, sources):
     if cpu == "host":
-        run(compiler(cpu) + flags + sources + [source("rt_host.c"), "-o", output])
+        run(compiler(cpu) + flags + sources
+            + [source("rt_host.c"), "-Wl,-z,noexecstack", "-o", output])
     else:
-        run(compiler(cpu) + flags + LINK + [f"-Wl,--defsym=rt_ram={CPUS[cpu][2]}K"] + sources
+        ram = f"-Wl,--defsym=rt_ram={CPUS[cpu][2]}K"
+        run(compiler(cpu) + ["-g"] + flags + LINK + [ram] + sources
             + [source("rt_cm.c"), "-o", output])
 
 
@@ -224,7 +230,11 @@ def symbols(elf):
             key = (int(m[1], 16) & ~1, bool(m[2]))
             found.setdefault(key, (m[4], int(m[1], 16), int(m[2] or "0", 16), m[3],
                                    os.path.basename(m[5] or ""), int(m[6] or "0")))
-    return list(found.values())
+    # Entry points into the middle of a function are symbols too: none reaches into the next.
+    order = sorted((s for s in found.values() if s[2]), key=lambda s: s[1] & ~1)
+    clipped = [s[:2] + (min(s[2], (after[1] & ~1) - (s[1] & ~1)),) + s[3:]
+               for s, after in zip(order, order[1:])]
+    return clipped + order[-1:] + [s for s in found.values() if not s[2]]
 
 
 def line_table(elf):
@@ -281,7 +291,7 @@ def flash_by_group(elf, empty):
     for name, address, size, kind, file, line in symbols(elf):
         if kind not in "tTrRdDW" or size == 0 or file == "rt_cm.c":
             continue
-        if file.startswith("probe") or re.match(r"w[13]_data\.c$", file):
+        if file.startswith("probe") or name in ("probe_weights", "probe_file"):
             total -= size
         elif file == "models.h":
             shares["rows table"] += size
@@ -306,16 +316,21 @@ def measure(program, data, plugin):
     """Runs a program on the host, and as PROGRAMS says on Cortex-M, where it must print the same.
     Returns {(cpu, level): (image, printed, instructions)} and the block where malloc plans."""
     name, probe, model, train, fuse, builds = program
-    sources = [source(f"probe_{probe}.c"), path(f"{probe}_data.c")]
-    flags = data[probe] + [f"-DPROBE_SOURCE={model}", "-I" + BUILD]
+    sources = [source(f"probe_{probe}.c"), path(f"{probe}_data.s")]
+    flags = data[probe] + ["-I" + BUILD]
     if train:
         flags += [f'-DPROBE_TRAIN="{train}"', f"-DPROBE_FUSE={fuse}"]
     stem = path(re.sub(r"\W+", "_", name))
-    link("host", stem, flags, sources + [library("host", "-O0", probe, train)[0]])
+    # A const plan has no pointer to kernels, which the host needs: its rows say the same.
+    on_host = flags + [f"-DPROBE_SOURCE={ROWS if model == PLAN else model}"]
+    link("host", stem, on_host, sources + [library("host", "-O0", probe, train)[0]])
     host = results(run([stem]))
-    link("host", stem, flags, sources + [path("nn_malloc.o")])
+    link("host", stem, on_host, sources + [path("nn_malloc.o")])
     least = int(results(run([stem]))["block"])
-    if model != PLAN:  # the target's block has exactly the bytes that the plan on the host asked for
+    flags.append(f"-DPROBE_SOURCE={model}")
+    if model == PLAN:
+        del host["block"]
+    else:  # the target's block has exactly the bytes that the plan on the host asked for
         flags.append(f"-DPROBE_MEMORY={host['block']}")
     measured = {}
     for cpu, level in builds:
@@ -362,6 +377,7 @@ def firmware():
         building = shares["planner"] + shares["text"] + shares["file"]
         flash.append([name, total, total - building] + list(shares.values()))
         block, model = int(printed["block"]), int(printed["model"])
+        least = min(least, block)
         memories.append([name, block, least, model, block + model, least + model])
         for cpu, level in [("M4F", "-Os"), ("M0", "-Os")]:
             _, printed, _ = builds.get((cpu, level), (None, {}, None))
@@ -377,10 +393,10 @@ def firmware():
           "from an image in flash. const plan: the planner's tables in flash, too.\n")
     table(["program", "total", "without planner, text, file"] + [g for g, _ in GROUPS] + OTHERS,
           flash)
-    print("RAM in bytes (not the caller's input), and stack of a call in bytes at -Os. block: where\n"
-          "planning happens in the block; least: where it happened elsewhere, as with malloc.\n")
-    table(["program", "block", "least", "model", "block + model", "least + model", "M4F stack: build",
-           "infer", "train", "M0 stack: build", "infer", "train"], memories)
+    print("RAM in bytes (not the caller's input), and stack of a call in bytes at -Os. block:\n"
+          "where planning happens in the block; least: where it happened elsewhere, as with malloc.\n")
+    table(["program", "block", "least", "model", "block + model", "least + model",
+           "M4F stack: build", "infer", "train", "M0 stack: build", "infer", "train"], memories)
     print("Instructions (not cycles) of a call for one sample, under QEMU.\n")
     table(["program", "M4F -Os: build", "infer", "train", "M4F -O2: infer", "train",
            "M3 -Os: infer", "train", "M0 -Os: infer", "train"], counts)

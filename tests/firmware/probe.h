@@ -12,7 +12,6 @@
 #define PROBE_FILE 1 /* a file in flash, loaded and planned here */
 #define PROBE_PLAN 2 /* the plan is in flash too, made by make_model.c: no planner, no loader */
 
-#define NN_NO_LIBC
 #include "../../nn.h"
 
 #include "models.h"

@@ -1,0 +1,282 @@
+/* everything.c - every public function of nn.h, in any dialect of C and C++
+
+   ../compile.sh builds and runs this file with each compiler, standard and configuration macro.
+   What the functions compute is for other tests; here two ways to the same result must give the
+   same bytes, and nothing may fail. Without designated initialisers, which C++11 lacks. */
+
+#define NN_IMPLEMENTATION
+#include "nn.h"
+
+#include <stdio.h>
+#include <string.h>
+
+enum { SAMPLES = 8, INPUTS = 3, HIDDEN = 20, OUTPUTS = 2 };
+
+static int failures;
+
+static void check(int ok, const char *what, int line) {
+    if (ok) return;
+    failures++;
+    printf("everything.c:%d: %s\n", line, what);
+}
+
+#define CHECK(condition) check((condition) ? 1 : 0, #condition, __LINE__)
+
+/* ---- an op of one's own: y = 2 x ---- */
+
+static int twice_shape(nn_shape *s) {
+    int k;
+    for (k = 0; k < 3; k++) s->out->dim[k] = s->in[0]->dim[k];
+    s->out->ndim = s->in[0]->ndim;
+    return s->in[0]->dim[2] > HIDDEN ? nn_row_error(s, "too wide to double") : 0;
+}
+
+static void twice_plan(const nn_model *m, uint32_t row, nn_need *need) {
+    (void)m, (void)row;
+    need->flags |= NN_IN_PLACE | NN_IN_PLACE_BACK;
+}
+
+static void twice_apply(nn_model *m, const nn_cmd *c, uint32_t to, uint32_t from) {
+    const nn_row *r = &m->row[c->row];
+    int i, n = m->run.n * r->dim[0] * r->dim[1] * r->dim[2];
+    for (i = 0; i < n; i++) nn_at(m, to)[i] = nn_at(m, from)[i] * 2.0f;
+}
+
+static void twice_forward(nn_model *m, const nn_cmd *c) { twice_apply(m, c, c->y, c->x); }
+
+static void twice_backward(nn_model *m, const nn_cmd *c) { twice_apply(m, c, c->dx, c->dy); }
+
+static const nn_op twice = { "twice", "twice", "", 0, 1, 1, 0, 0, 0, twice_shape,
+                             twice_plan, twice_forward, twice_backward, NULL };
+
+/* ---- what all parts use ---- */
+
+static const char text[] = "input x - shape=3; dense a x units=20; activation b a act=leaky_relu;"
+                           "dense head b units=2";
+
+static nn_layer net[6];
+static float x[SAMPLES][INPUTS], y[SAMPLES][OUTPUTS], out[SAMPLES][OUTPUTS], again[SAMPLES][OUTPUTS];
+static float features[SAMPLES][HIDDEN];
+static char why[200];
+
+static void make_net_and_data(void) {
+    int i, j;
+    net[0].op = NN_INPUT;
+    net[0].shape[0] = INPUTS;
+    net[1].op = NN_DENSE;
+    net[1].name = "a";
+    net[1].units = HIDDEN;
+    net[1].act = NN_TANH;
+    net[2].op = &twice;
+    net[3].op = NN_DENSE;
+    net[3].name = "head";
+    net[3].units = OUTPUTS;
+    for (i = 0; i < SAMPLES; i++) {
+        for (j = 0; j < INPUTS; j++) x[i][j] = (float)((i * 5 + j * 3) % 7 - 3) / 4.0f;
+        for (j = 0; j < OUTPUTS; j++) y[i][j] = x[i][j] - x[i][j + 1];
+    }
+}
+
+/* slot: which of the models that live at the same time. */
+static nn_opts options(const char *train, int slot) {
+    nn_opts o;
+    memset(&o, 0, sizeof o);
+    o.batch = SAMPLES;
+    o.loss = NN_MSE;
+    o.train = train;
+    o.lr = 0.125f;
+    o.momentum = 0.5f;
+    o.seed = 7;
+    o.why = why;
+    o.why_size = sizeof why;
+#ifdef NN_NO_MALLOC
+    {
+        NN_ALIGN static unsigned char block[2][1 << 16];
+        o.memory = block[slot];
+        o.memory_size = sizeof block[slot];
+    }
+#else
+    (void)slot;
+#endif
+    return o;
+}
+
+static int count_bytes(void *user, const void *bytes, size_t size) {
+    (void)bytes;
+    *(size_t *)user += size;
+    return 0;
+}
+
+static void count_names(void *user, const char *name) { *(int *)user += name[0] == '-'; }
+
+static int same(const void *a, const void *b, size_t size) { return memcmp(a, b, size) == 0; }
+
+/* ---- building, inference, tensors ---- */
+
+#ifndef NN_NO_STRINGS
+static void sentences(const nn_model *m) {
+    nn_opts o = options("nobody", 1);
+    size_t printed = 0;
+    CHECK(nn_print(m, count_bytes, &printed) == 0 && printed > 0);
+    CHECK(strcmp(nn_error_name(NN_ERR_ROW), "NN_ERR_ROW") == 0);
+    CHECK(nn_memory(net, &o) == NN_ERR_OPTION && why[0]);
+}
+#else
+static void sentences(const nn_model *m) {
+    (void)m;
+    CHECK(nn_error_name(NN_ERR_ROW) != NULL && !why[0]);
+}
+#endif
+
+static void infer(void) {
+    nn_opts o = options(NULL, 0), o2 = options(NULL, 1);
+    nn_model m, clone;
+    float bias[OUTPUTS] = { 1, 2 };
+    char rows[400];
+    int left;
+
+    CHECK(nn_memory(net, &o) > 0);
+    CHECK(nn_memory_text(text, &o) > 0);
+    CHECK(nn_build_text(&m, text, &o) == 0);
+    CHECK(nn_rows_hash(m.rows) != 0);
+    CHECK(nn_rows_text(m.rows, rows, sizeof rows) > 0);
+    nn_free(&m);
+
+    CHECK(nn_build(&m, net, &o) == 0);
+    CHECK(nn_infer(&m, x, out[0], SAMPLES) == 0);
+    CHECK(nn_infer_to(&m, "twice1", x, features[0], SAMPLES) == 0);
+    CHECK(nn_infer_from(&m, "twice1", features[0], again[0], SAMPLES) == 0);
+    CHECK(same(out, again, sizeof out));
+
+    memset(again, 0, sizeof again);
+    CHECK(nn_begin_infer(&m, x, again[0], SAMPLES) == 0);
+    while ((left = nn_run_some(&m, 1)) > 0) {}
+    CHECK(left == 0 && same(out, again, sizeof out));
+
+    CHECK(nn_eval(&m, x, y, SAMPLES) == 0 && m.loss > 0);
+    CHECK(nn_clone(&clone, &m, &o2) == 0);
+    CHECK(nn_infer(&clone, x, again[0], SAMPLES) == 0 && same(out, again, sizeof out));
+    nn_free(&clone);
+
+    CHECK(nn_set(&m, "head.bias", bias, OUTPUTS) == 0);
+    bias[0] = 0;
+    CHECK(nn_get(&m, "head.bias", bias, OUTPUTS) == 0 && bias[0] > 0);
+    sentences(&m);
+    nn_free(&m);
+
+    net[1].units = HIDDEN + 1;
+    CHECK(nn_build(&m, net, &o) == NN_ERR_ROW);
+    net[1].units = HIDDEN;
+}
+
+/* ---- training ---- */
+
+#ifndef NN_NO_TRAIN
+static void train(void) {
+    nn_opts o = options("*", 0), o2 = options("*", 1);
+    nn_fit_opts fit;
+    nn_model m, twin;
+    NN_ALIGN static unsigned char kept[2000];
+    float weight[OUTPUTS * HIDDEN], other[OUTPUTS * HIDDEN], before;
+    uint32_t count;
+    int left;
+
+    CHECK(nn_build(&m, net, &o) == 0);
+    CHECK(nn_build(&twin, net, &o2) == 0);
+    CHECK(nn_train(&m, x, y, SAMPLES) == 0);
+    before = m.loss;
+
+    CHECK(nn_forward(&twin, x, y, out[0], SAMPLES) == 0);
+    CHECK(nn_backward(&twin, NULL, NULL) == 0);
+    CHECK(nn_flat_grad(&twin, &count) != NULL && count > 0);
+    CHECK(nn_get_grad(&twin, "head.weight", weight, OUTPUTS * HIDDEN) == 0);
+    CHECK(nn_update(&twin) == 0);
+    CHECK(nn_zero_grad(&twin) == 0);
+    CHECK(nn_train(&m, x, y, SAMPLES) == 0);
+    CHECK(nn_begin_train(&twin, x, y, SAMPLES) == 0);
+    while ((left = nn_run_some(&twin, 2)) > 0) {}
+    CHECK(left == 0);
+    CHECK(nn_get(&m, "head.weight", weight, OUTPUTS * HIDDEN) == 0);
+    CHECK(nn_get(&twin, "head.weight", other, OUTPUTS * HIDDEN) == 0);
+    CHECK(same(weight, other, sizeof weight));
+    nn_free(&twin);
+
+    CHECK(nn_snapshot_size(&m) <= sizeof kept);
+    CHECK(nn_snapshot(&m, kept, sizeof kept) == 0);
+    memset(&fit, 0, sizeof fit);
+    fit.x = x;
+    fit.y = y;
+    fit.n = SAMPLES;
+    fit.epochs = 20;
+    fit.quiet = 1;
+    CHECK(nn_fit(&m, &fit) == 0 && m.loss < before);
+    CHECK(nn_rollback(&m, kept, sizeof kept) == 0);
+    CHECK(nn_get(&m, "head.weight", other, OUTPUTS * HIDDEN) == 0);
+    CHECK(same(weight, other, sizeof weight));
+    nn_free(&m);
+
+    o.train = o2.train = "head";
+    CHECK(nn_build(&m, net, &o) == 0);
+    CHECK(nn_build(&twin, net, &o2) == 0);
+    CHECK(nn_infer_to(&m, "twice1", x, features[0], SAMPLES) == 0);
+    CHECK(nn_train_from(&m, "twice1", features[0], y, SAMPLES) == 0);
+    CHECK(nn_train(&twin, x, y, SAMPLES) == 0);
+    CHECK(nn_get(&m, "head.weight", weight, OUTPUTS * HIDDEN) == 0);
+    CHECK(nn_get(&twin, "head.weight", other, OUTPUTS * HIDDEN) == 0);
+    CHECK(same(weight, other, sizeof weight));
+    nn_free(&twin);
+    nn_free(&m);
+}
+#else
+static void train(void) {
+    nn_opts o = options("*", 0);
+    CHECK(nn_memory(net, &o) == NN_ERR_OPTION);
+}
+#endif
+
+/* ---- files ---- */
+
+static void files(void) {
+    static unsigned char image[8192];
+    nn_memory_writer writer;
+    nn_opts o = options(NULL, 0);
+    nn_model m;
+    size_t counted = 0;
+    int missing = 0;
+
+    writer.bytes = image;
+    writer.capacity = sizeof image;
+    writer.size = 0;
+    CHECK(nn_build_text(&m, text, &o) == 0);
+    CHECK(nn_infer(&m, x, out[0], SAMPLES) == 0);
+    CHECK(nn_save(&m, 0, nn_write_memory, &writer) == (int64_t)writer.size && writer.size > 0);
+    CHECK(nn_save(&m, 0, count_bytes, &counted) > 0 && counted == writer.size);
+    CHECK(nn_load_params(&m, image, writer.size, 1, count_names, &missing) == 0 && missing == 0);
+#ifndef NN_NO_STDIO
+    CHECK(nn_save_file(&m, "everything.nn", 0) == 0);
+#endif
+    nn_free(&m);
+
+    CHECK(nn_memory_file(image, writer.size, &o) > 0);
+    CHECK(nn_load(&m, image, writer.size, &o) == 0);
+    CHECK(nn_infer(&m, x, again[0], SAMPLES) == 0 && same(out, again, sizeof out));
+    nn_free(&m);
+#if !defined(NN_NO_STDIO) && !defined(NN_NO_MALLOC)
+    memset(again, 0, sizeof again);
+    CHECK(nn_load_file(&m, "everything.nn", &o) == 0);
+    CHECK(nn_infer(&m, x, again[0], SAMPLES) == 0 && same(out, again, sizeof out));
+    nn_free(&m);
+#endif
+#ifndef NN_NO_STDIO
+    CHECK(remove("everything.nn") == 0);
+#endif
+}
+
+int main(void) {
+    make_net_and_data();
+    infer();
+    train();
+    files();
+    if (failures && why[0]) printf("last error: %s\n", why);
+    return failures != 0;
+}

@@ -1,0 +1,3 @@
+/* parts.h - of the program parts.c; after nn.h */
+
+extern const nn_op op_negate;
