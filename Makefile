@@ -9,7 +9,7 @@ WARN = -std=c99 -Wall -Wextra -Wshadow
 TESTS = $(patsubst tests/%.c,build/%,$(sort $(wildcard tests/test_*.c)))
 EXAMPLES = $(patsubst examples/%.c,build/%,$(sort $(wildcard examples/*.c)))
 
-.PHONY: help demo test check bench size examples clean
+.PHONY: help demo test check bench size memory examples clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -29,6 +29,9 @@ bench: build/bench ## time of inference and training of W1, W2, W3, by kernels
 size: ## flash, RAM, stack and instructions on a Cortex-M4F, and memory everywhere
 	@STRICT="$(STRICT)" $(PYTHON) tools/size.py
 
+memory: build/memory ## README's table of what models take, to the byte
+	@build/memory --markdown
+
 examples: $(EXAMPLES) ## build the examples
 
 clean: ## remove what was built
@@ -39,6 +42,9 @@ build/test_%: tests/test_%.c tests/test.h nn.h | build
 
 build/bench: tests/bench.c tests/firmware/models.h nn.h | build
 	$(CC) -std=gnu99 -Wall -Wextra $(CFLAGS) -I. $< -o $@
+
+build/memory: tests/firmware/probe_memory.c tests/firmware/models.h nn.h | build
+	$(CC) $(WARN) $(CFLAGS) $< -o $@
 
 build/%: examples/%.c nn.h | build
 	$(CC) $(WARN) $(CFLAGS) -I. $< -o $@

@@ -1647,7 +1647,7 @@ TEST(memory_is_known_before) {
     for (how = 0; how < 6; how++) {
         nn_opts o = how == 0 ? options() : training(how < 4 ? "*" : "h o");
         int64_t size;
-        void *block;
+        unsigned char *block;
         nn_model m;
 
         if (how == 2) o.optimizer = NN_ADAM;
@@ -1659,9 +1659,9 @@ TEST(memory_is_known_before) {
         if (!load(&m, f, &o)) break;
         CHECK_EQ_INT(m.block_size, size);
         nn_free(&m);
-        block = malloc((size_t)size);
+        block = (unsigned char *)malloc((size_t)size + NN_ALIGNMENT);
         need(block != NULL);
-        o.memory = block;
+        o.memory = block + NN_ALIGNMENT - (uintptr_t)block % NN_ALIGNMENT;
         o.memory_size = (size_t)size;
         if (load(&m, f, &o)) nn_free(&m);
         o.memory_size--;
@@ -1772,7 +1772,7 @@ static struct {
 static file read_file(const char *path) {
     FILE *f = fopen(path, "rb");
     file none = { NULL, 0 }, got;
-    long size;
+    long size = 0;
 
     if (!f) return none;
     need(fseek(f, 0, SEEK_END) == 0 && (size = ftell(f)) >= 0 && fseek(f, 0, SEEK_SET) == 0);

@@ -28,7 +28,7 @@ CPUS = {  # compiler's flags, QEMU's machine, KiB of RAM
     "M4F": (["-mcpu=cortex-m4", "-mfpu=fpv4-sp-d16", "-mfloat-abi=hard"], "mps2-an386", 128),
     "M3": (["-mcpu=cortex-m3", "-mfloat-abi=soft"], "mps2-an385", 128),
     # gcc 12.2 -Os for Thumb-1 pops its scratch into r1, which -fipa-ra has told the caller is kept.
-    "M0": (["-mcpu=cortex-m0", "-mfloat-abi=soft", "-fno-ipa-ra"], "microbit", 16),
+    "M0": (["-mcpu=cortex-m0", "-mfloat-abi=soft"], "microbit", 16),
 }
 MACHINES = [  # name, compiler's prefix, user-mode emulator
     ("32-bit ARM", "arm-linux-gnueabihf", "qemu-arm"),

@@ -67,8 +67,8 @@ int main(int argc, char **argv)
     int markdown = argc == 2 && strcmp(argv[1], "--markdown") == 0;
     int model, mode, i;
     if (markdown) {
-        printf("| model | what trains | batch | bytes | beyond weights |\n");
-        printf("|---|---|--:|--:|--:|\n");
+        printf("| model | what trains | bytes, batch 1 | beyond weights | bytes, batch 32 | "
+               "beyond weights |\n|---|---|--:|--:|--:|--:|\n");
     }
     for (model = 0; model < COUNT(models); model++) {
         int64_t weights = weight_bytes(models[model].rows);
@@ -77,6 +77,7 @@ int main(int argc, char **argv)
             return 1;
         }
         for (mode = 0; mode < COUNT(modes); mode++) {
+            if (markdown) printf("| %s | %s |", models[model].name, modes[mode].name);
             for (i = 0; i < COUNT(batches); i++) {
                 nn_opts o = { 0 };
                 char why[256] = "", text[32], beyond[32];
@@ -95,11 +96,13 @@ int main(int argc, char **argv)
                     fprintf(stderr, "%s: %s\n", models[model].name, why);
                     return 1;
                 }
-                printf(markdown ? "| %s | %s | %d | %s | %s |\n"
-                                : "%s; %s; batch %d: %s, beyond weights %s\n",
-                       models[model].name, modes[mode].name, (int)batches[i],
-                       grouped(bytes, text), grouped(bytes - weights, beyond));
+                if (!markdown)
+                    printf("%s; %s; batch %d: ", models[model].name, modes[mode].name,
+                           (int)batches[i]);
+                printf(markdown ? " %s | %s |" : "%s, beyond weights %s\n", grouped(bytes, text),
+                       grouped(bytes - weights, beyond));
             }
+            if (markdown) printf("\n");
         }
     }
     return 0;

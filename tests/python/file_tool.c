@@ -127,7 +127,7 @@ static void infer(const char *path) {
     nn_free(&m);
 }
 
-static void tell(void *user, const char *name) {
+static void print_name(void *user, const char *name) {
     (void)user;
     printf("%s\n", name);
 }
@@ -150,7 +150,7 @@ static void params(const char *path, const char *rows, int allow_missing) {
     unsigned char *bytes = read_file(path, &size);
 
     check(nn_build_text(&m, rows, &o));
-    check(nn_load_params(&m, bytes, size, allow_missing, tell, NULL));
+    check(nn_load_params(&m, bytes, size, allow_missing, print_name, NULL));
     free(bytes);
     print_tensors(&m);
     nn_free(&m);
