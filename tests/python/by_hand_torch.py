@@ -16,13 +16,15 @@ from torch import nn
 
 import test_file as t
 
-W3 = ("input x - shape=32,32,3; conv2d conv1 x units=32 kernel=3 act=relu; maxpool2d p1 conv1 kernel=2;"
-      "conv2d conv2 p1 units=64 kernel=3 act=relu; maxpool2d p2 conv2 kernel=2;"
-      "conv2d conv3 p2 units=64 kernel=3 act=relu; flatten f conv3 order=chw;"
+W3 = ("input x - shape=32,32,3; conv2d conv1 x units=32 kernel=3 act=relu;"
+      "maxpool2d p1 conv1 kernel=2; conv2d conv2 p1 units=64 kernel=3 act=relu;"
+      "maxpool2d p2 conv2 kernel=2; conv2d conv3 p2 units=64 kernel=3 act=relu; flatten f conv3 order=chw;"
       "dense fc1 f units=64 act=relu; dense fc2 fc1 units=10")
 RESIDUAL = ("input x - shape=9,7,3; conv2d conv0 x units=20 kernel=3 pad=1,1,1,1 no_bias=1;"
-            "batchnorm bn0 conv0 act=relu; conv2d conv1 bn0 units=20 kernel=3 pad=1,1,1,1 no_bias=1;"
-            "batchnorm bn1 conv1 act=relu; conv2d conv2 bn1 units=20 kernel=3 pad=1,1,1,1 no_bias=1;"
+            "batchnorm bn0 conv0 act=relu;"
+            "conv2d conv1 bn0 units=20 kernel=3 pad=1,1,1,1 no_bias=1;"
+            "batchnorm bn1 conv1 act=relu;"
+            "conv2d conv2 bn1 units=20 kernel=3 pad=1,1,1,1 no_bias=1;"
             "batchnorm bn2 conv2; add sum bn2,bn0 act=relu; globalavgpool gap sum;"
             "dense fc gap units=10")
 
@@ -60,7 +62,8 @@ def check(name, rows, module, shape):
     print(name, module.load_state_dict(state, strict=True), f"{len(state)} tensors")
     module.eval()
     x = t.gen(99, shape)
-    ours = torch.frombuffer(bytearray(t.tool("infer", t.path(name), feed=x.tobytes())), dtype=torch.float32)
+    outputs = t.tool("infer", t.path(name), feed=x.tobytes())
+    ours = torch.frombuffer(bytearray(outputs), dtype=torch.float32)
     image = torch.from_numpy(x).permute(2, 0, 1)[None]
     with torch.no_grad():
         single, double = module(image)[0], module.double()(image.double())[0]
