@@ -470,6 +470,7 @@ struct nn_model {
         uint32_t enter, leave;   /* where they do */
         uint32_t start, pc, turn_end, end; /* commands: first of a turn, next, behind a turn,
                                               behind all */
+        int32_t batch;           /* samples whose batch statistics are kept for the update */
         int32_t n, at, count;    /* samples: of this turn, before it, in all */
         int32_t first;           /* number of the first sample within the data set */
         uint32_t period, epoch;  /* samples in the data set when they are shuffled, else 0; key of
@@ -4129,7 +4130,7 @@ static void nn__batchnorm_update(nn_model *m, const nn_cmd *c) {
     const nn_row *r = &m->row[c->row];
     float *batch = nn__floats(m, c->keep),
           momentum = row->momentum != 0 ? row->momentum : 0.10000000149011612f;
-    float n = (float)m->run.n * (float)(r->dim[0] * r->dim[1]), unbias = n / (n - 1.0f);
+    float n = (float)m->run.batch * (float)(r->dim[0] * r->dim[1]), unbias = n / (n - 1.0f);
     if (row->biased || n < 2) unbias = 1.0f;
     NN__CALL(m, running, nn__values(m, nn__tensor(m, c, 2)), batch, r->dim[2], momentum, 1.0f);
     NN__CALL(m, running, nn__values(m, nn__tensor(m, c, 3)), batch + 2 * r->dim[2], r->dim[2],
@@ -4777,6 +4778,7 @@ static int nn__exec_train(nn_model *m) {
     if (err) return err;
     m->run.pc++;
     if (m->run.pc == backward) {
+        m->run.batch = m->run.n;
         if (m->run.at + m->run.n == m->run.count)
             m->loss =
                 NN__CALL(m, sum, losses, (size_t)m->run.count) / nn__loss_terms(m, m->run.count);
@@ -4931,6 +4933,7 @@ NNDEF int nn_backward(nn_model *m, const float *dy, float *dx) {
             nn__add_floats(nn__floats(m, c->y), nn__floats(m, c->x),
                            nn__samples(m) * (size_t)nn__elements(&m->row[c->row]));
     }
+    m->run.batch = m->run.n;
     m->run.accumulated += (uint32_t)m->run.n;
     m->run.forward_done = 0;
     return 0;

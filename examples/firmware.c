@@ -26,8 +26,10 @@ static const nn_layer net[] = {
     { 0 }
 };
 
-NN_ALIGN static unsigned char ram[12 * 1024];      /* every model's block */
-NN_ALIGN static unsigned char flash[2][2048];      /* stands for two pages: as shipped, as tuned */
+/* The block, for one model after the other. nn_memory and nn_memory_file say beforehand, on a PC and
+   for every machine, how large it must be; main prints what was used. */
+NN_ALIGN static unsigned char ram[5 * 1024];
+NN_ALIGN static unsigned char flash[2][1024];      /* stands for two pages: as shipped, as tuned */
 NN_ALIGN static unsigned char backup[(HIDDEN + 1) * sizeof(float)]; /* of the head */
 static nn_memory_writer shipped = { flash[0], sizeof flash[0], 0 };
 static nn_memory_writer tuned = { flash[1], sizeof flash[1], 0 };
@@ -43,6 +45,7 @@ static samples built, fresh, wrong, held_out;
 static struct {
     float loss_before, loss_after, loss_reloaded; /* on the held-out samples */
     int kept_good, kept_wrong;
+    size_t factory_bytes, device_bytes;           /* of the block */
 } found;
 
 static char why[160];
@@ -90,6 +93,7 @@ static int factory(void)
         for (at = 0; at < built.n && !error; at += 8)
             error = nn_train(&m, built.x[at], &built.y[at], 8);
     if (error) return error;
+    found.factory_bytes = m.block_size;
     size = nn_save(&m, 0, nn_write_memory, &shipped);
     nn_free(&m);
     return size < 0 ? (int)size : 0;
@@ -137,6 +141,7 @@ static int device(void)
     error = nn_load(&m, shipped.bytes, shipped.size, &o); /* the trunk's weights stay in flash */
     if (!error) error = score(&m, &found.loss_before);
     if (error) return error;
+    found.device_bytes = m.block_size;
     found.kept_good = adapt(&m, &fresh);
     if (found.kept_good < 0) return found.kept_good;
     found.kept_wrong = adapt(&m, &wrong);
@@ -172,7 +177,9 @@ int main(void)
            (double)found.loss_before, (double)found.loss_after, (double)found.loss_reloaded);
     printf("tuning on good samples: %s; on wrong ones: %s\n",
            found.kept_good ? "kept" : "rolled back", found.kept_wrong ? "kept" : "rolled back");
-    printf("bytes: block %ld, shipped file %ld\n", (long)sizeof ram, (long)shipped.size);
+    printf("bytes: block %ld, of which the factory took %ld and the device %ld; file %ld\n",
+           (long)sizeof ram, (long)found.factory_bytes, (long)found.device_bytes,
+           (long)shipped.size);
     printf("%s\n", good ? "as it should be" : "FAILED");
 #endif
     return !good;

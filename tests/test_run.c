@@ -580,8 +580,9 @@ static void check_between(const nn_layer *rows, int32_t batch, int some, int wha
     nn_model m, like;
     int err;
 
-    test_note("%s net, call %d with %d of %d samples after %s", rows == net_rows ? "large" : "small",
-              what, some, (int)batch, after_backward ? "nn_backward" : "nn_forward");
+    test_note("%s net, call %d with %d of %d samples after %s",
+              rows == net_rows ? "large" : "small", what, some, (int)batch,
+              after_backward ? "nn_backward" : "nn_forward");
     if (!build(&like, rows, &o)) return;
     CHECK_EQ_INT(nn_forward(&like, x, label, NULL, batch), 0);
     CHECK_EQ_INT(nn_backward(&like, NULL, NULL), 0);
@@ -617,7 +618,7 @@ TEST(calls_between_the_parts)
 
     for (what = 0; what < 3; what++)
         for (after_backward = 0; after_backward < 2; after_backward++) {
-            if (what == 2 && after_backward) continue; /* a whole step: then gradients are its own */
+            if (what == 2 && after_backward) continue; /* a whole step: gradients are its own */
             for (fewer = 0; fewer < 2; fewer++) {
                 check_between(net_rows, BATCH, BATCH - fewer, what, after_backward);
                 check_between(small, 2, 2 - fewer, what, after_backward);
@@ -1294,6 +1295,51 @@ TEST(hook)
     }
 }
 
+/* ---- the order of sums ----------------------------------------------------------------------- */
+
+/* The manual's: from first to last, or, to fewer than 16 outputs, in 16 partial sums joined as
+   halves; then the bias. Any other order gives other bits. */
+static void check_order(int units)
+{
+    enum { N = 2, IN = 37, MANY = 35 };
+    static float w[MANY * IN], b[MANY], y[N * MANY], want[N * MANY];
+    nn_layer rows[3];
+    nn_opts o = options(NULL, 0, N);
+    nn_model m;
+    int i, k, n, lanes = units < 16 ? 16 : 1, half;
+
+    test_note("%d outputs", units);
+    memset(rows, 0, sizeof rows);
+    rows[0].op = NN_INPUT;
+    rows[0].shape[0] = IN;
+    rows[1].op = NN_DENSE;
+    rows[1].units = units;
+    if (!build(&m, rows, &o)) return;
+    CHECK_EQ_INT(nn_get(&m, "dense1.weight", w, (size_t)(units * IN)), 0);
+    CHECK_EQ_INT(nn_get(&m, "dense1.bias", b, (size_t)units), 0);
+    for (n = 0; n < N; n++)
+        for (i = 0; i < units; i++) {
+            float part[16] = { 0 };
+
+            for (k = 0; k < IN; k++)
+                part[k % lanes] = fmaf(x[n * IN + k], w[i * IN + k], part[k % lanes]);
+            for (half = lanes / 2; half; half /= 2)
+                for (k = 0; k < half; k++) part[k] += part[k + half];
+            want[n * units + i] = part[0] + b[i];
+        }
+    CHECK_EQ_INT(nn_infer(&m, x, y, N), 0);
+    CHECK_SAME_BYTES(y, want, (size_t)(N * units) * sizeof *y);
+    nn_free(&m);
+}
+
+TEST(order_of_sums)
+{
+    check_order(1);
+    check_order(15);
+    check_order(16);
+    check_order(35);
+}
+
 /* ---- gradients of the input, several inputs, ops of one's own -------------------------------- */
 
 /* A linear net: dx = scale / std W^T dy, in the caller's order, planes first. */
@@ -1864,6 +1910,7 @@ int main(int argc, char **argv)
     RUN(fit_without_accuracy);
     RUN(fit_cancelled);
     RUN(fit_shuffled_in_other_ways);
+    RUN(order_of_sums);
     RUN(rates_and_decay);
     RUN(hook);
     RUN(input_gradient);

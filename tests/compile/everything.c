@@ -55,7 +55,8 @@ static const char text[] = "input x - shape=3; dense a x units=20; activation b 
                            "dense head b units=2";
 
 static nn_layer net[6];
-static float x[SAMPLES][INPUTS], y[SAMPLES][OUTPUTS], out[SAMPLES][OUTPUTS], again[SAMPLES][OUTPUTS];
+static float x[SAMPLES][INPUTS], y[SAMPLES][OUTPUTS];
+static float out[SAMPLES][OUTPUTS], again[SAMPLES][OUTPUTS];
 static float features[SAMPLES][HIDDEN];
 static char why[200];
 

@@ -18,8 +18,8 @@ import test_file as t
 
 W3 = ("input x - shape=32,32,3; conv2d conv1 x units=32 kernel=3 act=relu;"
       "maxpool2d p1 conv1 kernel=2; conv2d conv2 p1 units=64 kernel=3 act=relu;"
-      "maxpool2d p2 conv2 kernel=2; conv2d conv3 p2 units=64 kernel=3 act=relu; flatten f conv3 order=chw;"
-      "dense fc1 f units=64 act=relu; dense fc2 fc1 units=10")
+      "maxpool2d p2 conv2 kernel=2; conv2d conv3 p2 units=64 kernel=3 act=relu;"
+      "flatten f conv3 order=chw; dense fc1 f units=64 act=relu; dense fc2 fc1 units=10")
 RESIDUAL = ("input x - shape=9,7,3; conv2d conv0 x units=20 kernel=3 pad=1,1,1,1 no_bias=1;"
             "batchnorm bn0 conv0 act=relu;"
             "conv2d conv1 bn0 units=20 kernel=3 pad=1,1,1,1 no_bias=1;"

@@ -34,7 +34,8 @@ def path(name):
 def build_tool():
     compiler = os.environ.get("CC", "cc").split()
     source = os.path.join(HERE, "file_tool.c")
-    subprocess.run([*compiler, "-std=c99", "-O1", "-I", ROOT, source, "-o", TOOL, "-lm"], check=True)
+    command = [*compiler, "-std=c99", "-O1", "-I", ROOT, source, "-o", TOOL, "-lm"]
+    subprocess.run(command, check=True)
 
 
 def tool(*arguments, feed=None):
