@@ -75,7 +75,8 @@ enum { MOST = 64, STATE = 20000, BATCH = 8 };
    twice, not there at all; and two dense rows. */
 enum { PIXELS = 6 * 6 * 2, CLASSES = 3 };
 enum { /* running statistics included */
-       ALL_PARAMETERS = 5 * 2 * 9 + 5 + 4 * 5 + 5 * 5 * 9 + 5 + 17 * 45 + 17 + CLASSES * 17 + CLASSES
+       TRUNK = 5 * 2 * 9 + 5 + 4 * 5 + 5 * 5 * 9 + 5,
+       ALL_PARAMETERS = TRUNK + 17 * 45 + 17 + CLASSES * 17 + CLASSES
 };
 static const nn_layer net_rows[] = {
     { .op = NN_INPUT, .name = "in", .shape = { 6, 6, 2 } },
@@ -649,8 +650,8 @@ static void check_train_from(const char *train, const char *row, int elements, i
 {
     enum { N = 2 * BATCH };
     static float features[N * PIXELS], before[STATE];
-    const size_t head = 17 * CLASSES + CLASSES, all = ALL_PARAMETERS,
-                 frozen = all - head - (strcmp(train, "head") == 0 ? 0 : 17 * 45 + 17);
+    const size_t all = ALL_PARAMETERS,
+                 frozen = TRUNK + (strcmp(train, "head") == 0 ? 17 * 45 + 17 : 0);
     nn_opts o = options(train, NN_CROSS_ENTROPY, BATCH);
     nn_model plain, m;
     int step;
