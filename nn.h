@@ -478,6 +478,7 @@ struct nn_model {
         uint32_t sample, accumulated; /* samples of this step before this turn; since the last
                                          update */
         uint64_t step;           /* of the masks */
+        int has_grad;            /* nn_backward was called since the gradients were zeroed */
         int forward_done;        /* 1: nn_forward was called, 2: with a target */
     } run;
 };
@@ -4934,6 +4935,7 @@ NNDEF int nn_backward(nn_model *m, const float *dy, float *dx) {
                            nn__samples(m) * (size_t)nn__elements(&m->row[c->row]));
     }
     m->run.batch = m->run.n;
+    m->run.has_grad = 1;
     m->run.accumulated += (uint32_t)m->run.n;
     m->run.forward_done = 0;
     return 0;
@@ -4944,7 +4946,7 @@ NNDEF int nn_update(nn_model *m) {
     int err = nn__argument(m, m && m->opts.train && !m->opts.fuse_update,
                            "the model was built without opts.train, or with fuse_update");
     if (!err)
-        err = nn__argument(m, m->run.accumulated > 0, "nn_update needs an nn_backward before it");
+        err = nn__argument(m, m->run.has_grad, "nn_update needs an nn_backward before it");
     if (err) return err;
     nn__begin_update(m);
     m->run.accumulated = 0;
@@ -4956,6 +4958,7 @@ NNDEF int nn_update(nn_model *m) {
 NNDEF int nn_zero_grad(nn_model *m) {
     int err = nn__argument(m, 1, "");
     if (err) return err;
+    m->run.has_grad = 0;
     m->run.accumulated = 0;
     if (!m->opts.fuse_update) NN_MEMSET(m->block + m->grad_offset, 0, 4 * (size_t)m->grad_count);
     return 0;

@@ -1521,6 +1521,7 @@ static void refuses_to_resume(file f, const char *what, const nn_opts *o, int er
     why[0] = '\0';
     CHECK_EQ_INT(nn_load(&m, f.bytes, f.size, o), err);
     CHECK(why[0] != '\0');
+    nn_free(&m);
     CHECK(nn_memory_file(f.bytes, f.size, o) < 0 || err == NN_ERR_FILE_TENSOR);
 }
 
