@@ -147,7 +147,8 @@
    Same rows, weights, inputs and seed: the same bits, in inference and in training, on every
    machine and compiler, because every sum has one fixed order and every product that meets a sum
    is a fused multiply-add. Machines without such an instruction emulate it exactly; NN_FAST_MULADD
-   gives the promise up for speed there. NaN payloads are outside the promise. Do not compile with
+   gives the promise up for speed there. NaN payloads and programs that flush
+   subnormals to zero are outside the promise. Do not compile with
    -ffast-math. Sums over k run from first to last, from +0; the bias is added last. A dense row
    with fewer than 16 outputs (or, for its input gradient, fewer than 16 inputs) and sums along a
    vector (softmax, losses) use 16 partial sums, element i in number i mod 16, joined as halves: 8,
@@ -156,8 +157,8 @@
    9. Ops of your own
 
    An op is a constant nn_op whose functions stand in any C file that includes this header; rows
-   point at it (.op = &my_op). Read >>ops for the contract. Files that use it load where NN_OPS
-   lists it.
+   point at it (.op = &my_op). Files that use it load where NN_OPS lists it. For now such an op has
+   no tensors, no fields and no activation of its own; what its functions must do stands at nn_op.
 
    Does not: parse Python, differentiate arbitrary code, use threads of its own, print unless
    nn_fit or nn_print are called, read environment variables, or touch the floating-point
@@ -189,10 +190,11 @@
      op name input[,input] key=value ...
      input x - shape=32,32,3 type=u8; conv2d c1 x units=32 kernel=3,3
 
-   with the field names above as keys, several values joined by commas, names for type (f32, u8),
-   order (hwc, chw) and act (linear, relu, leaky_relu, sigmoid, tanh, softmax), and reals as
-   decimals or, exactly, as x and the eight hex digits of their bits; files hold only the latter.
-   '-' stands for no input. share=name works as in rows. Keys beginning with '_' are ignored.
+   with ops called as after NN_, in lower case (conv2d, activation), the field names above as keys,
+   several values joined by commas, names for type (f32, u8), order (hwc, chw) and act (linear,
+   relu, leaky_relu, sigmoid, tanh, softmax), and reals as decimals or, exactly, as x and the eight
+   hex digits of their bits; files hold only the latter. '-' stands for no input. share=name works
+   as in rows. Keys beginning with '_' are ignored.
 
    >>config: define before the implementation ----------------------------------------------------
 
@@ -228,6 +230,15 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#ifdef NN_NO_LIBC
+#ifndef NN_NO_STDIO
+#define NN_NO_STDIO
+#endif
+#ifndef NN_NO_MALLOC
+#define NN_NO_MALLOC
+#endif
+#endif
+
 #if defined(__cplusplus) && !defined(NN_STATIC)
 extern "C" {
 #endif
@@ -256,8 +267,8 @@ extern "C" {
 
 /* >>types ------------------------------------------------------------------------------------ */
 
-/* Every call that can fail returns 0 or one of these; with NN_STRINGS a sentence goes to
-   nn_opts.why. */
+/* Every call that can fail returns 0 or one of these; a sentence goes to nn_opts.why unless
+   NN_NO_STRINGS is defined. */
 #define NN_ERRORS(X)                                                                              \
     X(ROW, -1, "a row of the table is wrong")                                                     \
     X(OPTION, -2, "an option is wrong or does not fit the rows")                                  \
@@ -270,7 +281,7 @@ extern "C" {
     X(IO, -9, "reading or writing failed")                                                        \
     X(CANCELLED, -10, "a callback asked to stop")                                                 \
     X(FLOAT, -11, "this program reorders arithmetic (-ffast-math or a part of it?)")              \
-    X(FILE_SHORT, -20, "the file is shorter than its header says")                                \
+    X(FILE_SHORT, -20, "the header's length does not fit the file or the limit")                  \
     X(FILE_SYNTAX, -21, "the header is not the strict JSON of a safetensors file")                \
     X(FILE_META, -22, "the metadata is wrong")                                                    \
     X(FILE_DTYPE, -23, "a tensor has an unknown type, or a dimension out of range")               \
@@ -288,7 +299,6 @@ enum {
 #define NN__X(name, value, text) NN_ERR_##name = value,
     NN_ERRORS(NN__X)
 #undef NN__X
-    NN_ERR_LAST = -1000
 };
 
 /* Element types of an input row, activations, orders, losses and optimizers. The first of each is
@@ -310,8 +320,8 @@ typedef struct nn_progress nn_progress;
    the model. */
 typedef struct nn_layer {
     const nn_op *op;   /* NN_DENSE, NN_CONV2D, ...; NULL ends the table */
-    const char *name;  /* of the row, [A-Za-z0-9._/-], at most 127 bytes; NULL: stem and count
-                          ("conv1") */
+    const char *name;  /* of the row, [A-Za-z0-9._/-], at most 127 bytes, not beginning with -, opt.
+                          or aux.; NULL: stem and count ("conv1") */
     const char *from;  /* name of the row whose output is the input; NULL: the row above */
     const char *with;  /* names of further inputs, separated by spaces (add); NULL: none */
     const char *share; /* use that row's tensors of the same suffix and shape; NULL: own tensors */
@@ -345,7 +355,8 @@ typedef struct nn_layer {
     int32_t no_decay;    /* 1: no weight decay on this row */
 } nn_layer;
 
-/* Called between backward and update with all gradients as one flat array (order opaque, equal for
+/* Called by nn_train and nn_fit between backward and update (nn_update does not: there nn_flat_grad
+   is at hand) with all gradients as one flat array (order opaque, equal for
    equal rows and options), to average them over machines for example. Non-zero: the step ends,
    nothing is updated, and that value is returned. */
 typedef int nn_grad_hook(void *user, float *grad, uint32_t count);
@@ -383,10 +394,10 @@ typedef struct nn_opts {
                             or in the file image given to nn_load, which then outlives the model;
                             0: copied */
     int32_t resume;      /* nn_load: 1: continue the training stored in the file: optimizer state,
-                            step, seed, and every option that is zero here; a disagreement is an
-                            error */
-    const void *weights; /* nn_build: all tensors as float32 in row order and PyTorch's layouts,
-                            aligned to 4; NULL: initial values from the seed */
+                            step, seed, and every number and choice of loss and optimizer that is
+                            zero here. train must be given again; a disagreement is an error */
+    const void *weights; /* nn_build: all tensors as native floats in row order and PyTorch's
+                            layouts, aligned to 4; NULL: initial values from the seed */
     size_t weights_size; /* its bytes, checked */
     nn_grad_hook *hook;  /* NULL: none */
     void *hook_user;
@@ -490,7 +501,8 @@ typedef struct nn_fit_opts {
     const void *y;        /* [n] targets: float[outputs] for MSE and BCE, int32_t labels for
                              cross-entropy */
     int32_t n;
-    const void *x_val, *y_val; /* held-out samples; NULL: none */
+    const void *x_val, *y_val; /* held-out samples, for nn_eval after each epoch; NULL: none. Not
+                                  together with from */
     int32_t n_val;
     int32_t epochs;       /* 0: 1 */
     int32_t no_shuffle;   /* 1: samples in the order given, every epoch */
@@ -533,14 +545,14 @@ NNDEF int nn_load(nn_model *m, const void *image, size_t size, const nn_opts *o)
 
 /* Reads the tensors of a file into a model that exists, by name. With allow_missing tensors of the
    model that the file lacks, and tensors of the file that the model lacks, are left alone; missing
-   (NULL: nobody) is then told each name, prefixed by '-' or '+'. All or nothing: on error no
-   tensor changed. */
+   (NULL: nobody) is then told each name, prefixed by '-' or '+'. num_batches_tracked, position_ids
+   and aux. entries are passed over. All or nothing: on error no tensor changed. */
 NNDEF int nn_load_params(nn_model *m, const void *image, size_t size, int allow_missing,
                          void (*missing)(void *user, const char *name), void *user);
 
 /* A second model with the same rows and other options (another thread's inference, say): tensors
    that do not train there are shared with src, which must outlive it and must not train meanwhile.
-   */
+   o as for nn_build, without weights. A clone of a clone shares with the first model only. */
 NNDEF int nn_clone(nn_model *m, const nn_model *src, const nn_opts *o);
 
 /* Frees what nn_build or nn_load allocated and zeroes *m. NULL and a zeroed model are fine. */
@@ -570,7 +582,9 @@ NNDEF int nn_train_from(nn_model *m, const char *row, const float *features, con
    gradients: of the loss (dy NULL, after a forward with target) or of dy[n][out_size], the
    gradient of y; dx[n][in_size] receives the gradient of the input (needs opts.input_grad; NULL:
    not wanted). One micro-batch at most: n <= m->micro. nn_update takes one optimizer step. Other
-   calls that compute may stand between nn_backward and nn_update, but not before nn_backward. */
+   calls that compute may stand between nn_backward and nn_update, but not before nn_backward.
+   nn_update does not clear gradients: nn_zero_grad does. Running statistics move once an update, by
+   the last nn_backward's batch. */
 NNDEF int nn_forward(nn_model *m, const void *x, const void *target, float *y, int n);
 NNDEF int nn_backward(nn_model *m, const float *dy, float *dx);
 NNDEF int nn_update(nn_model *m);
@@ -673,11 +687,24 @@ typedef struct nn_shape {
     void *planner;         /* for nn_row_error */
 } nn_shape;
 
+/* What the functions must do. m->row[c->row] is the row's own shape, m->input[m->row[c->row].input]
+   the row it reads, m->run.n the number of samples; nn_at turns an offset of the command into a
+   pointer.
+
+   shape     fills in out->dim and out->ndim from in[], or refuses through nn_row_error.
+   plan      fills in *need: whether backward reads x (NN_NEED_X) or y (NN_NEED_Y), else these are
+             not there; what may be overwritten; bytes to keep and of scratch.
+   forward   y[n][out] from x[n][in]. With several inputs it is called once for each from the second
+             on, with x the result so far (first: the first input) and x2 the next input.
+   backward  assigns all of dx[n][in] from dy[n][out], which it may destroy. With several inputs it
+             is called once for each, x2 its number; dx is then missing (NN_AT_NONE) where no
+             gradient is wanted. NULL: rows of this op cannot train, nor any below them.
+   update    NULL. */
 struct nn_op {
     const char *name;     /* in text and errors: "conv2d" */
     const char *stem;     /* of automatic names: "conv" */
     const char *suffixes; /* of tensors, separated by spaces: "weight bias" */
-    uint32_t fields;      /* bits of the row fields it reads, NN_F_... */
+    uint32_t fields;      /* bits of the row fields it reads; an op of your own: 0 */
     uint8_t inputs_min, inputs_max;
     uint8_t running;      /* the first tensor that is a running statistic, not a parameter; 0: none
                              */
@@ -740,15 +767,6 @@ NNDEF int nn_row_error(const nn_shape *s, const char *text);
    Everything that depends on compiler, C library or target, so that the sections below need no
    #ifdef inside a function. Refuses what would break the promise of equal bits. */
 
-#ifdef NN_NO_LIBC
-#ifndef NN_NO_STDIO
-#define NN_NO_STDIO
-#endif
-#ifndef NN_NO_MALLOC
-#define NN_NO_MALLOC
-#endif
-#endif
-
 #include <float.h>
 #include <limits.h>
 #include <stdarg.h>
@@ -793,7 +811,24 @@ extern "C"
 extern int fsync(int);
 extern int fileno(FILE *);
 #endif
+#include <fcntl.h>
 #define NN_SYNC(file) fsync(fileno(file))
+/* The folder of path, so that a rename in it lasts; its failure loses nothing that was there. */
+static void nn__sync_folder(const char *path) {
+    char folder[1025];
+    size_t n = strlen(path);
+    int file;
+    memcpy(folder, path, n);
+    while (n && folder[n - 1] != '/') n--;
+    if (n > 1) n--;
+    if (!n) folder[n++] = '.';
+    folder[n] = 0;
+    file = open(folder, O_RDONLY);
+    if (file < 0) return;
+    (void)fsync(file);
+    (void)close(file);
+}
+#define NN__SYNC_FOLDER(path) nn__sync_folder(path)
 #define NN_TERMINAL() isatty(1)
 #define NN_RENAME(from, to) rename(from, to)
 #else
@@ -801,6 +836,9 @@ extern int fileno(FILE *);
 #define NN_TERMINAL() 0
 #define NN_RENAME(from, to) (remove(to), rename(from, to))
 #endif
+#endif
+#ifndef NN__SYNC_FOLDER
+#define NN__SYNC_FOLDER(path) ((void)0)
 #endif
 #endif
 #ifdef NN_NO_MALLOC
@@ -914,6 +952,7 @@ static void nn__memset(void *to, int value, size_t n) {
     184              /* sizeof(nn_layer) with 64-bit pointers: rows in a block count as these */
 #define NN__TEXT 192 /* bytes of a sentence, at most */
 #define NN__NAME_MAX 127
+#define NN__ROWS_MAX 9999
 
 typedef char nn__check_row_size[sizeof(void *) == 8 ? (sizeof(nn_layer) == NN__ROW_BYTES ? 1 : -1)
                                                     : (sizeof(nn_layer) <= NN__ROW_BYTES ? 1 : -1)];
@@ -1044,8 +1083,8 @@ static void nn__put_shape(nn__text *t, const nn_row *r) {
     }
 }
 
-/* Formats %d int, %D int64_t, %s string, %S nn_row's shape, %R rows and index of a row,
-   %N the same, the name only. */
+/* Formats %d int, %D int64_t, %s string, %W start and size of a word, %S nn_row's shape, %R rows
+   and index of a row, %N the same, the name only. */
 static void nn__format(nn__text *t, const char *f, va_list arg) {
     for (; *f; f++) {
         if (*f != '%') {
@@ -1056,6 +1095,10 @@ static void nn__format(nn__text *t, const char *f, va_list arg) {
         if (*f == 'd') nn__putd(t, va_arg(arg, int));
         if (*f == 'D') nn__putd(t, va_arg(arg, int64_t));
         if (*f == 's') nn__puts(t, va_arg(arg, const char *));
+        if (*f == 'W') {
+            const char *word = va_arg(arg, const char *);
+            nn__put(t, word, va_arg(arg, size_t));
+        }
         if (*f == 'S') nn__put_shape(t, va_arg(arg, const nn_row *));
         if (*f == 'R' || *f == 'N') {
             const nn_layer *rows = va_arg(arg, const nn_layer *);
@@ -1258,29 +1301,26 @@ NN__NOINLINE float nn__sqrt_soft(float x) {
 
 /* Compilers answer sqrtf with a call (gcc -Os on every target, and all of them for errno), so the
    instruction is written out. IEEE 754 requires it exact, hence equal to nn__sqrt_soft. */
-NN__INLINE float nn__sqrt(float x) {
 #if defined(NN__SQRT_SSE)
-    return _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(x)));
-#elif defined(__GNUC__) && defined(__aarch64__)
-    float r;
-    __asm__("fsqrt %s0, %s1" : "=w"(r) : "w"(x));
-    return r;
-#elif defined(__GNUC__) && defined(__arm__) && defined(__ARM_FP) && (__ARM_FP & 4)
-    float r;
-    __asm__("vsqrt.f32 %0, %1" : "=t"(r) : "t"(x));
-    return r;
-#elif defined(__GNUC__) && defined(__s390x__)
-    float r;
-    __asm__("sqebr %0, %1" : "=f"(r) : "f"(x));
-    return r;
-#elif defined(__GNUC__) && defined(__riscv_flen)
-    float r;
-    __asm__("fsqrt.s %0, %1" : "=f"(r) : "f"(x));
-    return r;
+NN__INLINE float nn__sqrt(float x) { return _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(x))); }
 #else
-    return nn__sqrt_soft(x);
+#if defined(__GNUC__) && defined(__aarch64__)
+#define NN__SQRT_ASM(r, x) __asm__("fsqrt %s0, %s1" : "=w"(r) : "w"(x))
+#elif defined(__GNUC__) && defined(__arm__) && defined(__ARM_FP) && (__ARM_FP & 4)
+#define NN__SQRT_ASM(r, x) __asm__("vsqrt.f32 %0, %1" : "=t"(r) : "t"(x))
+#elif defined(__GNUC__) && defined(__s390x__)
+#define NN__SQRT_ASM(r, x) __asm__("sqebr %0, %1" : "=f"(r) : "f"(x))
+#elif defined(__GNUC__) && defined(__riscv_flen)
+#define NN__SQRT_ASM(r, x) __asm__("fsqrt.s %0, %1" : "=f"(r) : "f"(x))
+#else
+#define NN__SQRT_ASM(r, x) (r) = nn__sqrt_soft(x)
 #endif
+NN__INLINE float nn__sqrt(float x) {
+    float r;
+    NN__SQRT_ASM(r, x);
+    return r;
 }
+#endif
 
 /* NN__FMA1: one hardware instruction where the target of this compilation has it. A definition made
    before this point stays (a stamp inside target("fma") knows more than these macros).
@@ -1300,34 +1340,24 @@ NN__INLINE float nn__fma_hard(float a, float b, float c) {
      defined(__FP_FAST_FMAF) || defined(__riscv_flen) ||                                        \
      (defined(__ARM_FEATURE_FMA) && defined(__ARM_FP) && (__ARM_FP & 4)))
 #define NN__FMA1(a, b, c) __builtin_fmaf(a, b, c)
-#elif defined(__clang__) && (defined(__aarch64__) || defined(__s390x__))
-NN__INLINE float nn__fma_hard(float a, float b, float c) {
-#if defined(__aarch64__)
-    float r;
-    __asm__("fmadd %s0, %s1, %s2, %s3" : "=w"(r) : "w"(a), "w"(b), "w"(c));
-    return r;
-#else
-    __asm__("maebr %0, %1, %2" : "+f"(c) : "f"(a), "f"(b));
-    return c;
-#endif
-}
-#define NN__FMA1(a, b, c) nn__fma_hard(a, b, c)
+#elif defined(__clang__) && defined(__aarch64__)
+#define NN__FMA_ASM(a, b, c) __asm__("fmadd %s0, %s1, %s2, %s0" : "+w"(c) : "w"(a), "w"(b))
+#elif defined(__clang__) && defined(__s390x__)
+#define NN__FMA_ASM(a, b, c) __asm__("maebr %0, %1, %2" : "+f"(c) : "f"(a), "f"(b))
 #elif defined(__clang__) && defined(__ARM_FEATURE_FMA) && defined(__ARM_FP) && (__ARM_FP & 4)
-NN__INLINE float nn__fma_hard(float a, float b, float c) {
-    __asm__("vfma.f32 %0, %1, %2" : "+t"(c) : "t"(a), "t"(b));
-    return c;
-}
-#define NN__FMA1(a, b, c) nn__fma_hard(a, b, c)
+#define NN__FMA_ASM(a, b, c) __asm__("vfma.f32 %0, %1, %2" : "+t"(c) : "t"(a), "t"(b))
 #elif defined(__clang__) && defined(__riscv_flen)
-NN__INLINE float nn__fma_hard(float a, float b, float c) {
-    float r;
-    __asm__("fmadd.s %0, %1, %2, %3" : "=f"(r) : "f"(a), "f"(b), "f"(c));
-    return r;
-}
-#define NN__FMA1(a, b, c) nn__fma_hard(a, b, c)
+#define NN__FMA_ASM(a, b, c) __asm__("fmadd.s %0, %1, %2, %0" : "+f"(c) : "f"(a), "f"(b))
 #else
 #define NN__FMA1(a, b, c) nn__fma_soft(a, b, c)
 #define NN__FMA1_IS_SOFT 1
+#endif
+#ifdef NN__FMA_ASM
+NN__INLINE float nn__fma_hard(float a, float b, float c) {
+    NN__FMA_ASM(a, b, c);
+    return c;
+}
+#define NN__FMA1(a, b, c) nn__fma_hard(a, b, c)
 #endif
 #endif
 
@@ -1442,19 +1472,19 @@ typedef struct nn__step {
 #ifdef NN_NO_TRAIN
 #define NN__TRAINING_KERNELS(X)
 #else
-#define NN__TRAINING_KERNELS(X)                                                                    \
-    /* dy *= act'(x), from y = act(x) */                                                           \
-    X(void, act_grad, (float *dy, const float *y, size_t n, int32_t width, int act, float slope))  \
-    /* mean and biased variance by channel */                                                      \
-    X(void, moments, (float *mean, float *var, const float *x, size_t n, int32_t c))               \
+#define NN__TRAINING_KERNELS(X)                                                                   \
+    /* dy *= act'(x), from y = act(x) */                                                          \
+    X(void, act_grad, (float *dy, const float *y, size_t n, int32_t width, int act, float slope)) \
+    /* mean and biased variance by channel */                                                     \
+    X(void, moments, (float *mean, float *var, const float *x, size_t n, int32_t c))              \
     /* s[0..c): sum dy, s[c..2c): sum dy xhat; s NULL: constant statistics; dx NULL: not wanted */ \
-    X(void, normalize_grad,                                                                        \
-      (float *dx, float *s, const float *dy, const float *x, size_t n, int32_t c,                  \
-       const float *mean, const float *inv, const float *weight))                                  \
-    /* running += momentum (batch * factor - running) */                                           \
-    X(void, running,                                                                               \
-      (float *running, const float *batch, int32_t c, float momentum, float factor))               \
-    X(void, sgd, (float *p, const float *g, float *v, size_t n, const nn__step *s))                \
+    X(void, normalize_grad,                                                                       \
+      (float *dx, float *s, const float *dy, const float *x, size_t n, int32_t c,                 \
+       const float *mean, const float *inv, const float *weight))                                 \
+    /* running += momentum (batch * factor - running) */                                          \
+    X(void, running,                                                                              \
+      (float *running, const float *batch, int32_t c, float momentum, float factor))              \
+    X(void, sgd, (float *p, const float *g, float *v, size_t n, const nn__step *s))               \
     X(void, adam, (float *p, const float *g, float *m, float *v, size_t n, const nn__step *s))
 #endif
 
@@ -1484,13 +1514,15 @@ static const nn_kernels *nn__pick_kernels(void);
    made a multiplication. (Flushed subnormals are no error: programs set that on purpose, and
    nothing here needs them.) */
 static int nn__float_is_broken(void) {
-    volatile float source[4] = { 1e8f, 1.0f, 3.0f, 0.0f };
-    float big = source[0], one = source[1], three = source[2], zero = source[3];
-    float sum = big + one, negative = -zero, quotient[2];
+    volatile float source[5] = { 1e8f, 1.0f, 3.0f, 0.0f, 5.0f };
+    float big = source[0], three = source[2], zero = source[3], quotient[2];
+    float sum = big + source[1], negative = -zero;
     int i;
+    quotient[0] = source[1];
+    quotient[1] = source[4];
     sum = sum - big;
     negative = negative + zero;
-    for (i = 0; i < 2; i++) quotient[i] = (4.0f * (float)i + one) / three;
+    for (i = 0; i < 2; i++) quotient[i] = quotient[i] / three;
     return nn__bits(sum) != 0 || nn__bits(negative) != 0 || nn__bits(quotient[0]) != 0x3eaaaaab ||
            nn__bits(quotient[1]) != 0x3fd55555;
 }
@@ -1573,15 +1605,36 @@ static int nn__count_words(const char *s) {
     return count;
 }
 
-static int nn__field_is_valid(int kind, uint32_t bits) {
+/* The largest value of an integer kind. */
+static int32_t nn__field_most(int kind) {
     const char *names = nn__value_names(kind);
+    if (names) return nn__count_words(names) - 1;
+    return kind == NN__SMALL ? 65535 : kind == NN__FLAG ? 1 : INT32_MAX;
+}
+
+static int nn__field_is_valid(int kind, uint32_t bits) {
     int finite = (bits & 0x7f800000u) != 0x7f800000u, negative = (int)(bits >> 31);
-    if (kind == NN__INT) return !negative;
-    if (kind == NN__SMALL) return bits <= 65535;
-    if (kind == NN__FLAG) return bits <= 1;
     if (kind == NN__REAL) return finite;
     if (kind == NN__POSITIVE) return finite && !negative;
-    return bits < (uint32_t)nn__count_words(names);
+    return bits <= (uint32_t)nn__field_most(kind);
+}
+
+static int nn__field_fail(const nn_opts *o, const nn_layer *rows, uint32_t i, const nn__field *f,
+                          int n) {
+    char name[32];
+    nn__text t = nn__text_to(name, sizeof name - 1);
+    nn__puts(&t, f->name);
+    if (f->count > 1) {
+        nn__put(&t, "[", 1);
+        nn__putd(&t, n);
+        nn__put(&t, "]", 1);
+    }
+    name[t.len] = 0;
+    if (f->kind == NN__REAL) return NN__FAIL(o, NN_ERR_ROW, "%R: %s is not finite", rows, i, name);
+    if (f->kind == NN__POSITIVE)
+        return NN__FAIL(o, NN_ERR_ROW, "%R: %s is negative or not finite", rows, i, name);
+    return NN__FAIL(o, NN_ERR_ROW, "%R: %s is %d, not from 0 to %d", rows, i, name,
+                    (int)(int32_t)nn__field_bits(&rows[i], f, n), (int)nn__field_most(f->kind));
 }
 
 /* Every field of row i in range, and none set that its op ignores. */
@@ -1594,7 +1647,7 @@ static int nn__check_fields(const nn_opts *o, const nn_layer *rows, uint32_t i) 
             return NN__FAIL(o, NN_ERR_ROW, "%R: %s is not a field of this op", rows, i, f->name);
         for (n = 0; n < given; n++)
             if (!nn__field_is_valid(f->kind, nn__field_bits(&rows[i], f, n)))
-                return NN__FAIL(o, NN_ERR_ROW, "%R: %s[%d] is out of range", rows, i, f->name, n);
+                return nn__field_fail(o, rows, i, f, n);
     }
     return 0;
 }
@@ -1608,22 +1661,25 @@ static uint32_t nn__count_rows(const nn_layer *rows) {
     return n;
 }
 
-/* Does row i have the name word[0..n)? */
-static int nn__is_name(const nn_layer *rows, uint32_t i, const char *word, size_t n) {
-    char name[NN__NAME_MAX + 1];
-    nn__text t = nn__text_to(name, sizeof name);
-    nn__put_name(&t, rows, i);
-    if (t.len != n) return 0;
-    while (n--)
-        if (name[n] != word[n]) return 0;
-    return 1;
-}
-
-/* Index of the row named word[0..n) among the first count, or -1. O(count^2), at planning only. */
+/* Index of the row named word[0..n) among the first count, or -1. */
 static int32_t nn__find_row(const nn_layer *rows, uint32_t count, const char *word, size_t n) {
-    uint32_t i;
+    const nn_op *tried = NULL;
+    uint32_t i, j;
     for (i = 0; i < count; i++)
-        if (nn__is_name(rows, i, word, n)) return (int32_t)i;
+        if (rows[i].name && nn__is(rows[i].name, word, n)) return (int32_t)i;
+    for (i = 0; i < count; i++) { /* stem and count: only the count-th row of an op can be it */
+        size_t stem = nn__strlen(rows[i].op->stem), at;
+        int32_t number = 0;
+        if (rows[i].op == tried || n <= stem || !nn__is(rows[i].op->stem, word, stem)) continue;
+        tried = rows[i].op;
+        for (at = stem; at < n && word[at] >= '0' && word[at] <= '9' && number <= NN__ROWS_MAX;
+             at++)
+            number = number * 10 + (word[at] - '0');
+        if (at < n || word[stem] == '0') continue;
+        for (j = i; j < count; j++)
+            if (rows[j].op == tried && --number == 0) break;
+        if (j < count && !rows[j].name) return (int32_t)j;
+    }
     return -1;
 }
 
@@ -1792,7 +1848,8 @@ static int nn__parse_value(const nn__field *f, const char *s, uint32_t *bits) {
 }
 
 /* key=value[,value]: into the row. word is cut up. */
-static int nn__parse_field(const nn_opts *o, nn_layer *rows, uint32_t i, char *word) {
+static int nn__parse_field(const nn_opts *o, nn_layer *rows, uint32_t i, char *word,
+                           uint32_t *seen) {
     char *value = word;
     int k, n = 0;
     while (*value && *value != '=') value++;
@@ -1810,8 +1867,8 @@ static int nn__parse_field(const nn_opts *o, nn_layer *rows, uint32_t i, char *w
     for (k = 0; k < NN__FIELD_COUNT && !nn__same(nn__fields[k].name, word); k++) {}
     if (k == NN__FIELD_COUNT)
         return NN__FAIL(o, NN_ERR_ROW, "%R: no field is called %s", rows, i, word);
-    if (nn__field_given(&rows[i], &nn__fields[k]))
-        return NN__FAIL(o, NN_ERR_ROW, "%R: %s is given twice", rows, i, word);
+    if (*seen >> k & 1) return NN__FAIL(o, NN_ERR_ROW, "%R: %s is given twice", rows, i, word);
+    *seen |= 1u << k;
     for (;;) {
         char *end = value, last;
         uint32_t bits;
@@ -1843,6 +1900,7 @@ static char *nn__cut_word(char **text) {
 static int nn__parse_row(const nn_opts *o, nn_layer *rows, uint32_t i, char *line) {
     char *op = nn__cut_word(&line), *name = nn__cut_word(&line), *inputs = nn__cut_word(&line),
          *word;
+    uint32_t seen = 0;
     int err = 0;
     if (!inputs)
         return NN__FAIL(o, NN_ERR_ROW, "row %d of the text is not: op name inputs key=value",
@@ -1855,17 +1913,25 @@ static int nn__parse_row(const nn_opts *o, nn_layer *rows, uint32_t i, char *lin
         return NN__FAIL(o, NN_ERR_ROW, "row %d of the text: %s is not a name", (int)i, name);
     if (!nn__same(inputs, "-")) {
         rows[i].from = inputs;
+        if (*inputs == ',')
+            return NN__FAIL(o, NN_ERR_ROW, "%R: an input's name is empty", rows, i);
         for (word = inputs; *word && *word != ','; word++) {}
         if (*word) {
             *word++ = 0;
             rows[i].with = word;
-            for (; *word; word++)
-                if (*word == ',') *word = ' ';
+            for (; *word; word++) {
+                if (*word != ',') continue;
+                if (word == rows[i].with || word[-1] == ' ' || !word[1]) break;
+                *word = ' ';
+            }
+            if (*word || !*rows[i].with)
+                return NN__FAIL(o, NN_ERR_ROW, "%R: an input's name is empty", rows, i);
         }
     } else if (i) {
         return NN__FAIL(o, NN_ERR_ROW, "%R: only the first row has no input", rows, i);
     }
-    while (!err && (word = nn__cut_word(&line)) != NULL) err = nn__parse_field(o, rows, i, word);
+    while (!err && (word = nn__cut_word(&line)) != NULL)
+        err = nn__parse_field(o, rows, i, word, &seen);
     return err;
 }
 
@@ -1882,7 +1948,8 @@ static int32_t nn__count_text_rows(const nn_opts *o, const char *text, size_t si
             return NN__FAIL(o, NN_ERR_ROW, "the text has byte %d at %D, which no row may have",
                             (int)(unsigned char)text[i], (int64_t)i);
         n += text[i] == ';';
-        if (n >= 0xffff) return NN__FAIL(o, NN_ERR_ROW, "the text has more than 65534 rows");
+        if (n > NN__ROWS_MAX)
+            return NN__FAIL(o, NN_ERR_ROW, "the text has more than %d rows", NN__ROWS_MAX);
     }
     return n;
 }
@@ -1988,26 +2055,30 @@ NNDEF int64_t nn_rows_text(const nn_layer *rows, char *out, size_t size) {
    Rows and options become tables, a command list and offsets into one block. Uses >>rows and
    >>text.
 
-   The block: rows and names that came as text | rows | inputs | tensors | commands | parameters
-   that change | other parameters that are copied | gradients | optimizer state | losses | arena. No
-   pointers in it.
+   The block: rows that came as text, with their names | rows | inputs | tensors | commands |
+   parameters that change | other parameters that are copied | gradients | optimizer state | losses
+   | arena. No pointers in it, but for rows that came as text.
 
    A command list is emitted over numbered buffers first; the life of a buffer is then read off the
    list, and buffers that live at the same time get disjoint places in the arena. Inference and
-   training are two lists over one arena.
+   training are two lists over one arena. What a batch norm keeps for the update lies behind it, so
+   that inference may come between backward and update.
 
    Commands: x, y and x2 are values, dx and dy their gradients, keep what forward keeps for
-   backward, tmp scratch. NN__FORWARD     y = op(x), for several inputs one command each from the
-   second on: y = x + x2 NN__LAST_ACT    y = act(y), where the loss takes the value before it
+   backward, tmp scratch of this command.
+
+     NN__FORWARD     y = op(x); for several inputs one command each from the second on: y = x + x2
+     NN__LAST_ACT    y = act(y), where the loss takes the value before it
      NN__LOSS        loss of x; dy = its gradient
      NN__BACKWARD    dx from dy, gradients of the row's tensors +=; several inputs: one command
-   each, x2 the number of the input; with fuse_update x2 is the gradient's scratch NN__ACCUMULATE  y
-   += x, where a value has several readers NN__UPDATE      an optimizer step on the row's tensors
+                     each, x2 the number of the input; with fuse_update x2 is the gradients' scratch
+     NN__ACCUMULATE  y += x, where a value has several readers
+     NN__UPDATE      an optimizer step on the row's tensors; its op's running statistics
 
    Panels: a dense weight [out,in] with at least 16 outputs, and every conv2d weight (by group), is
    kept in RAM as panels of 16 outputs, each [k][16] with k = in or (kh, kw, in); the last panel has
-   the width that is left. Nothing is padded, and panel p of a matrix with K rows starts at 16 p K.
- */
+   the width that is left. Nothing is padded, and panel p of a matrix with K rows starts at 16 p
+   K. */
 
 enum { NN__FORWARD, NN__LAST_ACT, NN__LOSS, NN__BACKWARD, NN__ACCUMULATE, NN__UPDATE };
 enum {                   /* nn_cmd.flags */
@@ -2036,12 +2107,10 @@ enum { NN__CANONICAL, NN__PANELS }; /* nn_tensor.layout */
 /* nn_op.role: what the planner may do with a row. */
 enum { NN__PLAIN, NN__INPUT_ROLE, NN__CONV_ROLE, NN__POOL_ROLE, NN__ACT_ROLE };
 
-#define NN__ROWS_MAX 9999
-
 typedef struct nn__buffer {
     int64_t size;
     int32_t first, last; /* commands of its life; last < 0: unused */
-    uint32_t offset;
+    int64_t offset;
     uint8_t placed;
     uint8_t outlives; /* the list: whatever else runs in the arena must not touch it */
 } nn__buffer;
@@ -2054,7 +2123,7 @@ typedef struct nn__planner {
     uint32_t *uses;                /* [rows] readers of that value */
     uint32_t *value, *grad, *keep; /* [rows] buffers, NN_AT_NONE: none yet */
     nn__buffer *buffer;
-    uint32_t buffers, buffer_max, cmds, cmd_max, tensor_max;
+    uint32_t buffers, buffer_max, cmds, cmd_max;
     uint32_t list; /* first command of the list being emitted */
     int training,
         pre_act; /* the training list; the loss takes the value before the last activation */
@@ -2114,8 +2183,8 @@ static int nn__plan_inputs(nn__planner *p, uint32_t i) {
         while (list && (word = nn__word(&list, &n)) != NULL) {
             int32_t at = nn__find_row(rows, i, word, n);
             if (at < 0)
-                return NN__FAIL(p->o, NN_ERR_ROW, "%R: no row above it is called %s", rows, i,
-                                word);
+                return NN__FAIL(p->o, NN_ERR_ROW, "%R: no row above it is called %W", rows, i, word,
+                                n);
             if (r->inputs == 8)
                 return NN__FAIL(p->o, NN_ERR_ROW, "%R: more than 8 inputs", rows, i);
             m->input[m->input_count++] = (uint16_t)at;
@@ -2138,9 +2207,12 @@ static int nn__plan_names(nn__planner *p) {
         char name[NN__NAME_MAX + 1];
         nn__text t = nn__text_to(name, sizeof name);
         int32_t twin;
+        if (nn__strlen(rows[i].op->stem) > 32)
+            return NN__FAIL(p->o, NN_ERR_ROW, "row %d: its op's stem is longer than 32 bytes",
+                            (int)i);
         if (rows[i].name && !nn__name_is_valid(rows[i].name))
             return NN__FAIL(p->o, NN_ERR_ROW,
-                            "row %d (%s): its name is empty, longer than 127 bytes, begins with "
+                            "row %d (%s): its name is empty, longer than 127 bytes, begins with -, "
                             "opt. or aux., or has other characters than A-Z a-z 0-9 . _ / -",
                             (int)i, rows[i].op->name);
         nn__put_name(&t, rows, i);
@@ -2197,11 +2269,16 @@ static int nn__plan_share(nn__planner *p, uint32_t i) {
                         rows[i].share);
     if (!m->row[i].tensors)
         return NN__FAIL(p->o, NN_ERR_ROW, "%R: has no tensors to share", rows, i);
+    if (rows[i].op != rows[from].op)
+        return NN__FAIL(p->o, NN_ERR_ROW, "%R: shares %s, which is an %s and no %s", rows, i,
+                        rows[i].share, rows[from].op->name, rows[i].op->name);
+    if (rows[i].lr != 0 || rows[i].no_decay)
+        return NN__FAIL(p->o, NN_ERR_ROW,
+                        "%R: lr and no_decay belong on the row whose tensors it shares", rows, i);
     for (k = 0; k < m->row[i].tensors; k++) {
         nn_tensor *t = &m->tensor[m->row[i].tensor + k];
         const nn_tensor *other = &m->tensor[m->row[from].tensor + k];
-        int same = rows[i].op == rows[from].op && k < m->row[from].tensors &&
-                   t->layout == other->layout &&
+        int same = k < m->row[from].tensors && t->layout == other->layout &&
                    nn__or1(rows[i].groups) == nn__or1(rows[from].groups);
         for (d = 0; same && d < 4; d++) same = t->dim[d] == other->dim[d];
         if (!same)
@@ -2237,6 +2314,9 @@ static int nn__plan_shapes(nn__planner *p) {
         r->dim[0] = r->dim[1] = r->dim[2] = 1;
         err = m->rows[i].op->shape(&s);
         if (err) return err;
+        if (s.tensors < 0 || s.tensors > 4 || s.tensors > nn__count_words(m->rows[i].op->suffixes))
+            return NN__FAIL(p->o, NN_ERR_ROW, "%R: its op declares %d tensors", m->rows, i,
+                            (int)s.tensors);
         size = nn__times(nn__times(r->dim[0], r->dim[1]), r->dim[2]);
         if (size >= (int64_t)1 << 30)
             return NN__FAIL(p->o, NN_ERR_ROW, "%R: its output has 2^30 elements or more", m->rows,
@@ -2272,7 +2352,8 @@ static int nn__plan_training(nn__planner *p) {
             hits++;
         }
         if (!hits)
-            return NN__FAIL(p->o, NN_ERR_OPTION, "train: %s matches no row with parameters", word);
+            return NN__FAIL(p->o, NN_ERR_OPTION, "train: %W matches no row with parameters", word,
+                            n);
     }
     for (t = 0; t < m->tensor_count; t++) {
         m->tensor[t].flags |= m->tensor[m->tensor[t].alias].flags;
@@ -2546,22 +2627,21 @@ static void nn__place_buffers(nn__planner *p, uint32_t first_buffer) {
             for (moved = 0, j = first_buffer; j < p->buffers; j++) {
                 const nn__buffer *o = &p->buffer[j];
                 if (o->placed && o->first <= b->last && b->first <= o->last &&
-                    (int64_t)o->offset < offset + b->size &&
-                    offset < (int64_t)o->offset + o->size) {
-                    offset = nn__round_up((int64_t)o->offset + o->size, align);
+                    o->offset < offset + b->size && offset < o->offset + o->size) {
+                    offset = nn__round_up(o->offset + o->size, align);
                     moved = 1;
                 }
             }
         } while (moved);
         b->placed = 1;
-        b->offset = (uint32_t)nn__min64(offset, UINT32_MAX);
+        b->offset = offset;
         if (offset + b->size > p->arena) p->arena = offset + b->size;
     }
     for (j = first_buffer; j < p->buffers; j++) { /* behind everything */
         nn__buffer *b = &p->buffer[j];
         if (!b->outlives) continue;
         p->arena = nn__round_up(p->arena, NN_ALIGNMENT);
-        b->offset = (uint32_t)nn__min64(p->arena, UINT32_MAX);
+        b->offset = p->arena;
         p->arena += b->size;
     }
 }
@@ -2602,10 +2682,11 @@ static uint32_t nn__put_floats(int64_t *at, int64_t n, int64_t align) {
 }
 
 /* Where tensor i begins in nn_opts.weights. */
-static uint32_t nn__image_offset(const nn_model *m, uint32_t i) {
-    uint32_t t, at = 0;
+static int64_t nn__image_offset(const nn_model *m, uint32_t i) {
+    int64_t at = 0;
+    uint32_t t;
     for (t = 0; t < i; t++)
-        if (m->tensor[t].alias == t) at += 4 * m->tensor[t].count;
+        if (m->tensor[t].alias == t) at += 4 * (int64_t)m->tensor[t].count;
     return at;
 }
 
@@ -2623,7 +2704,7 @@ static int nn__plan_space(nn__planner *p, uint32_t i, int64_t *at) {
     } else if (p->o->in_place) {
         t->flags |= NN__IMAGE;
         t->layout = NN__CANONICAL;
-        t->offset = nn__image_offset(p->m, i);
+        t->offset = (uint32_t)nn__image_offset(p->m, i);
     } else {
         t->offset = nn__put_floats(at, t->count, NN_ALIGNMENT);
     }
@@ -2672,26 +2753,36 @@ static int64_t nn__plan_block(nn__planner *p, int64_t at) {
     for (i = 0; i < p->cmds; i++) {
         uint32_t *field[7];
         int k, n = nn__cmd_buffers(m, &m->cmd[i], field);
-        for (k = 0; k < n; k++) *field[k] = (uint32_t)(at + (int64_t)p->buffer[*field[k]].offset);
+        for (k = 0; k < n; k++) *field[k] = (uint32_t)(at + p->buffer[*field[k]].offset);
     }
     return at + p->arena;
 }
 
+static int nn__check_choice(const nn_opts *o, const char *name, int32_t value, int32_t most) {
+    (void)name;
+    if (value >= 0 && value <= most) return 0;
+    return NN__FAIL(o, NN_ERR_OPTION, "%s: %d is not from 0 to %d", name, (int)value, (int)most);
+}
+
+static int nn__check_real(const nn_opts *o, int code, const char *name, float value) {
+    (void)name;
+    if (value >= 0 && value <= FLT_MAX) return 0;
+    return NN__FAIL(o, code, "%s is negative or not finite", name);
+}
+
 /* The rows and the options make sense together. Defaults are filled in here and nowhere else. */
 static int nn__plan_options(nn_opts *o) {
-    int train = o->train != NULL;
+    int train = o->train != NULL, err;
     if (o->batch < 0) return NN__FAIL(o, NN_ERR_OPTION, "batch: %d is negative", (int)o->batch);
-    if (o->loss < 0 || o->loss > NN_CROSS_ENTROPY)
-        return NN__FAIL(o, NN_ERR_OPTION, "loss: %d is none", (int)o->loss);
-    if (o->optimizer < 0 || o->optimizer > NN_ADAM)
-        return NN__FAIL(o, NN_ERR_OPTION, "optimizer: %d is none", (int)o->optimizer);
-    if (o->eps_mode < 0 || o->eps_mode > NN_EPS_KERAS || o->init < 0 || o->init > NN_INIT_KERAS)
-        return NN__FAIL(o, NN_ERR_OPTION, "eps_mode %d or init %d is none", (int)o->eps_mode,
-                        (int)o->init);
-    if (!(o->lr >= 0 && o->momentum >= 0 && o->weight_decay >= 0 && o->eps >= 0 &&
-          o->lr <= FLT_MAX))
-        return NN__FAIL(o, NN_ERR_OPTION,
-                        "lr, momentum, weight_decay and eps must be finite, not negative");
+    err = nn__check_choice(o, "loss", o->loss, NN_CROSS_ENTROPY);
+    if (!err) err = nn__check_choice(o, "optimizer", o->optimizer, NN_ADAM);
+    if (!err) err = nn__check_choice(o, "eps_mode", o->eps_mode, NN_EPS_KERAS);
+    if (!err) err = nn__check_choice(o, "init", o->init, NN_INIT_KERAS);
+    if (!err) err = nn__check_real(o, NN_ERR_OPTION, "lr", o->lr);
+    if (!err) err = nn__check_real(o, NN_ERR_OPTION, "momentum", o->momentum);
+    if (!err) err = nn__check_real(o, NN_ERR_OPTION, "weight_decay", o->weight_decay);
+    if (!err) err = nn__check_real(o, NN_ERR_OPTION, "eps", o->eps);
+    if (err) return err;
     if (!(o->beta1 >= 0 && o->beta1 < 1 && o->beta2 >= 0 && o->beta2 < 1))
         return NN__FAIL(o, NN_ERR_OPTION, "beta1 and beta2 must be from 0 to below 1");
     if (!NN__CAN_TRAIN && (train || o->input_grad))
@@ -2704,6 +2795,9 @@ static int nn__plan_options(nn_opts *o) {
     if (o->fuse_update && o->hook)
         return NN__FAIL(o, NN_ERR_OPTION,
                         "fuse_update: the hook needs gradients, which are not kept");
+    if (o->fuse_update && o->input_grad)
+        return NN__FAIL(o, NN_ERR_OPTION,
+                        "fuse_update: input_grad is for nn_backward, which cannot be called then");
     if (o->budget < 0) return NN__FAIL(o, NN_ERR_OPTION, "budget: %D is negative", o->budget);
     if (!o->batch) o->batch = 1;
     if (o->beta1 <= 0) o->beta1 = 0.89999997615814209f;
@@ -2731,8 +2825,15 @@ static int nn__plan_output(nn__planner *p) {
     if (o->loss == NN_CROSS_ENTROPY && m->row[out].dim[2] < 2)
         return NN__FAIL(o, NN_ERR_OPTION, "%R: cross-entropy needs at least 2 outputs, has %S",
                         m->rows, out, &m->row[out]);
+    for (i = 0; i < m->row_count; i++)
+        if ((m->row[i].flags & NN__GRAD) && !m->rows[i].op->backward)
+            return NN__FAIL(o, NN_ERR_OPTION,
+                            "%R: its op has no backward, so nothing up to it can train", m->rows,
+                            i);
     for (i = 0; i < m->row_count && o->fuse_update; i++)
-        if ((m->row[i].flags & NN__TRAINS) && (m->row[i].flags & NN__SHARES))
+        if ((m->row[i].flags & NN__TRAINS) && m->row[i].inputs > 1)
+            return NN__FAIL(o, NN_ERR_OPTION, "fuse_update: %R has several inputs", m->rows, i);
+        else if ((m->row[i].flags & NN__TRAINS) && (m->row[i].flags & NN__SHARES))
             return NN__FAIL(o, NN_ERR_OPTION,
                             "fuse_update: %R shares its tensors, so its gradients have to "
                             "be summed first",
@@ -2795,7 +2896,7 @@ static int64_t nn__plan_all(nn__planner *p, nn_opts *o, int64_t text_bytes) {
         if (m->micro == 1)
             return NN__FAIL(o, NN_ERR_MEMORY, "budget: %D bytes, but one sample at a time needs %D",
                             o->budget, least);
-        m->micro = (m->micro + 1) / 2;
+        m->micro -= m->micro / 2;
     }
     if (total > UINT32_MAX)
         return NN__FAIL(o, NN_ERR_MEMORY, "the model needs %D bytes, more than 4 GiB", total);
@@ -2828,7 +2929,7 @@ static int nn__plan_counts(nn_model *m, nn__planner *p) {
             return NN__FAIL(p->o, NN_ERR_ROW, "%R: more than 8 inputs", m->rows, i);
     }
     m->input_count = edges;
-    m->tensor_count = p->tensor_max = 4 * m->row_count;
+    m->tensor_count = 4 * m->row_count;
     p->cmd_max = 3 * m->row_count + 4 * edges + 4;
     p->buffer_max = 6 * m->row_count + 3 * edges + 1;
     return 0;
@@ -3099,11 +3200,14 @@ static int nn__input_shape(nn_shape *s) {
     s->out->ndim = (uint8_t)n;
     if (row->order && n < 3)
         return nn_row_error(s, "order = NN_CHW needs a shape of three dimensions");
-    for (k = 0; k < 4; k++)
-        if ((row->mean[k] != 0 || row->std[k] != 0) && k >= s->out->dim[2])
-            return NN__ROW_FAIL(s, "mean or std for channel %d of %d", k, (int)s->out->dim[2]);
-    if ((row->mean[0] != 0 || row->std[0] != 0) && s->out->dim[2] > 4)
-        return NN__ROW_FAIL(s, "mean and std take at most 4 channels, not %d", (int)s->out->dim[2]);
+    for (k = 0; k < 4; k++) {
+        if (row->mean[k] == 0 && row->std[k] == 0) continue;
+        if (s->out->dim[2] > 4)
+            return NN__ROW_FAIL(s, "mean and std take at most 4 channels, not %d",
+                                (int)s->out->dim[2]);
+        if (k >= s->out->dim[2])
+            return NN__ROW_FAIL(s, "mean or std for channel %d of %d", k + 1, (int)s->out->dim[2]);
+    }
     return 0;
 }
 
@@ -3167,8 +3271,8 @@ static void nn__input_backward(nn_model *m, const nn_cmd *c) {
 NN__DEFINE_OP(input, "input", "", 0, 0, 0, NN__INPUT_ROLE, 0, nn__input_shape, nn__input_plan, NULL,
               NN__F(SHAPE) | NN__F(TYPE) | NN__F(ORDER) | NN__F(SCALE) | NN__F(MEAN) | NN__F(STD))
 
-/* ---- dense: y[r][o] = act(sum_i x[r][i] w[o][i] + b[o]), r over samples and leading
-   dimensions ---- */
+/* ---- dense: y[r][o] = act(sum_i x[r][i] w[o][i] + b[o]) ----
+   r runs over samples and leading dimensions. */
 
 static int nn__dense_shape(nn_shape *s) {
     const nn_row *in = s->in[0];
@@ -3341,10 +3445,11 @@ NN__DEFINE_OP(dense, "dense", "weight bias", 1, 1, 0, NN__PLAIN, 1, nn__dense_sh
               NN__F(UNITS) | NN__F(ACT) | NN__F(SLOPE) | NN__F(NO_BIAS) | NN__F(LR) |
                   NN__F(NO_DECAY))
 
-/* ---- conv2d: y[oy][ox][o] = act(b[o] + sum_{kh,kw,ci} x[oy sh + kh dh - pt][ox sw + kw dw -
-   pl][ci] w[o][ci][kh][kw]) Taps outside the image are skipped, so the sum runs over (kh, kw,
-   ci) of those inside. With a max pool inside, a block of windows at a time goes through
-   scratch, and only the pooled map and the winners' numbers stay. ---- */
+/* ---- conv2d: y[oy][ox][o] = act(b[o] + sum over kh, kw, ci of
+   x[oy sh + kh dh - pt][ox sw + kw dw - pl][ci] w[o][ci][kh][kw]) ----
+   Taps outside the image are skipped, so the sum runs over (kh, kw, ci) of those inside. With a max
+   pool inside, a block of windows at a time goes through scratch, and only the pooled map and the
+   winners' numbers stay. */
 
 typedef struct nn__conv {
     int32_t h, w, ci, oh, ow, co; /* input and output maps */
@@ -3389,6 +3494,16 @@ static nn__conv nn__conv_of(const nn_model *m, uint32_t i) {
     return v;
 }
 
+static int nn__window_fail(nn_shape *s) {
+    const nn_layer *row = s->row;
+    int32_t kh = row->kernel[0], kw = nn__pair(row->kernel, 1, 1);
+    int32_t dh = nn__pair(row->dilation, 0, 1), dw = nn__pair(row->dilation, 1, 1);
+    if (dh == 1 && dw == 1)
+        return NN__ROW_FAIL(s, "kernel %dx%d larger than input %S", (int)kh, (int)kw, s->in[0]);
+    return NN__ROW_FAIL(s, "kernel %dx%d spans %Dx%D, larger than input %S", (int)kh, (int)kw,
+                        (int64_t)dh * (kh - 1) + 1, (int64_t)dw * (kw - 1) + 1, s->in[0]);
+}
+
 /* Kernel, stride, dilation and pads of a windowed row against its input. */
 static int nn__window_shape(nn_shape *s, int32_t channels) {
     const nn_layer *row = s->row;
@@ -3409,9 +3524,9 @@ static int nn__window_shape(nn_shape *s, int32_t channels) {
         if (pool && (row->pad[k] >= kernel || row->pad[k + 2] >= kernel))
             return NN__ROW_FAIL(s, "padding %d and %d must be smaller than the kernel's %d",
                                 (int)row->pad[k], (int)row->pad[k + 2], (int)kernel);
-        if (size[k] < 1)
-            return NN__ROW_FAIL(s, "kernel %dx%d larger than input %S", (int)row->kernel[0],
-                                (int)nn__pair(row->kernel, 1, 1), s->in[0]);
+        if (pool && (int64_t)row->kernel[0] * nn__pair(row->kernel, 1, 1) > 1 << 24)
+            return nn_row_error(s, "the window has more than 2^24 elements");
+        if (size[k] < 1) return nn__window_fail(s);
     }
     nn__set_shape(s->out, size[0], size[1], channels);
     return 0;
@@ -3848,8 +3963,8 @@ NN__DEFINE_OP(conv2d, "conv", "weight bias", 1, 1, 0, NN__CONV_ROLE, 1, nn__conv
                   NN__F(DILATION) | NN__F(PAD) | NN__F(GROUPS) | NN__F(NO_BIAS) | NN__F(LR) |
                   NN__F(NO_DECAY))
 
-/* ---- maxpool2d: the largest of each window; padding never wins; ties go to the first in row
-   order ---- */
+/* ---- maxpool2d: the largest of each window ----
+   Padding never wins; ties go to the first in row order. */
 
 static int nn__pool_shape(nn_shape *s) { return nn__window_shape(s, s->in[0]->dim[2]); }
 
@@ -3945,8 +4060,8 @@ static void nn__maxpool2d_backward(nn_model *m, const nn_cmd *c) {
 NN__DEFINE_OP(maxpool2d, "pool", "", 1, 1, 0, NN__POOL_ROLE, 0, nn__pool_shape, nn__maxpool2d_plan,
               NULL, NN__F(KERNEL) | NN__F(STRIDE) | NN__F(PAD))
 
-/* ---- avgpool2d: mean of each window, over its elements inside the image or, with count_pad,
-   kh * kw ---- */
+/* ---- avgpool2d: mean of each window ----
+   Over its elements inside the image or, with count_pad, kh * kw. */
 
 static void nn__no_plan(const nn_model *m, uint32_t row, nn_need *need) {
     (void)m, (void)row, (void)need;
@@ -4042,12 +4157,13 @@ static void nn__globalavgpool_backward(nn_model *m, const nn_cmd *c) {
 NN__DEFINE_OP(globalavgpool, "gap", "", 1, 1, 0, NN__PLAIN, 0, nn__globalavgpool_shape, nn__no_plan,
               NULL, 0)
 
-/* ---- batchnorm: y = act((x - mean) / sqrt(var + eps) * weight + bias) by channel (Ioffe and
-   Szegedy, 2015). Mean and biased variance of the batch while the row trains, the running ones
-   otherwise; keep: mean, 1 / sqrt(var + eps), var ---- */
+/* ---- batchnorm: y = act((x - mean) / sqrt(var + eps) * weight + bias), by channel ----
+   Ioffe and Szegedy, 2015. Mean and biased variance of the batch while the row trains, the running
+   ones otherwise. keep: mean, 1 / sqrt(var + eps), var. */
 
 static int nn__batchnorm_shape(nn_shape *s) {
     int k;
+    if (s->row->momentum > 1) return nn_row_error(s, "momentum must be from 0 to 1");
     for (k = 0; k < 3; k++) s->out->dim[k] = s->in[0]->dim[k];
     s->out->ndim = s->in[0]->ndim;
     s->tensors = 4;
@@ -4131,8 +4247,9 @@ static void nn__batchnorm_update(nn_model *m, const nn_cmd *c) {
     const nn_row *r = &m->row[c->row];
     float *batch = nn__floats(m, c->keep),
           momentum = row->momentum != 0 ? row->momentum : 0.10000000149011612f;
-    float n = (float)m->run.batch * (float)(r->dim[0] * r->dim[1]), unbias = n / (n - 1.0f);
-    if (row->biased || n < 2) unbias = 1.0f;
+    int64_t count = (int64_t)m->run.batch * r->dim[0] * r->dim[1];
+    float unbias = 1.0f; /* n / (n - 1) */
+    if (!row->biased && count > 1) unbias = (float)count / (float)(count - 1);
     NN__CALL(m, running, nn__values(m, nn__tensor(m, c, 2)), batch, r->dim[2], momentum, 1.0f);
     NN__CALL(m, running, nn__values(m, nn__tensor(m, c, 3)), batch + 2 * r->dim[2], r->dim[2],
              momentum, unbias);
@@ -4144,8 +4261,9 @@ NN__DEFINE_OP(batchnorm, "norm", "weight bias running_mean running_var", 1, 1, 2
               NN__F(EPS) | NN__F(MOMENTUM) | NN__F(BIASED) | NN__F(ACT) | NN__F(SLOPE) | NN__F(LR) |
                   NN__F(NO_DECAY))
 
-/* ---- dropout: y = x / (1 - rate), or 0 with probability rate (Srivastava et al., 2014); the
-   mask is a function of seed, step, row, sample and element, so backward draws it again ---- */
+/* ---- dropout: y = x / (1 - rate), or 0 with probability rate ----
+   Srivastava et al., 2014. The mask is a function of seed, step, row, sample and element, so
+   backward draws it again. */
 
 static int nn__same_shape(nn_shape *s) {
     int k;
@@ -4189,8 +4307,8 @@ static void nn__dropout_backward(nn_model *m, const nn_cmd *c) {
 NN__DEFINE_OP(dropout, "dropout", "", 1, 1, 0, NN__PLAIN, 0, nn__dropout_shape, nn__dropout_plan,
               NULL, NN__F(RATE))
 
-/* ---- flatten: [H,W,C] to [N], in the order (h, w, c), or (c, h, w) for weights that expect it
-   ---- */
+/* ---- flatten: [H,W,C] to [N] ----
+   In the order (h, w, c), or (c, h, w) for weights that expect it. */
 
 static int nn__flatten_shape(nn_shape *s) {
     s->out->dim[2] = (int32_t)nn__elements(s->in[0]);
@@ -4308,9 +4426,9 @@ static size_t nn__target_size(const nn_model *m) {
     return 4 * (size_t)m->out_size;
 }
 
-static int32_t nn__label(const unsigned char *target, int32_t i) {
+static int32_t nn__label(const unsigned char *target, size_t i) {
     int32_t label;
-    NN_MEMCPY(&label, target + 4 * (size_t)i, 4);
+    NN_MEMCPY(&label, target + 4 * i, 4);
     return label;
 }
 
@@ -4321,7 +4439,7 @@ static int nn__check_targets(const nn_model *m, const void *target, int32_t n) {
     size_t count = nn__target_size(m) / 4 * (size_t)n, i;
     if (m->opts.loss == NN_CROSS_ENTROPY) {
         for (i = 0; i < count; i++) {
-            int32_t label = nn__label(t, (int32_t)i);
+            int32_t label = nn__label(t, i);
             if (label < 0 || label >= r->dim[2])
                 return NN__FAIL(&m->opts, NN_ERR_LABEL, "label %d of sample %D is not from 0 to %d",
                                 (int)label, (int64_t)(i / (nn__target_size(m) / 4)),
@@ -4349,7 +4467,7 @@ static int32_t nn__count_correct(const nn_model *m, const float *z, const unsign
         for (i = 0; i < r->dim[0] * r->dim[1]; i++, z += r->dim[2]) {
             for (best = 0, j = 1; j < r->dim[2]; j++)
                 if (z[j] > z[best]) best = j;
-            correct += best == nn__label(target, i);
+            correct += best == nn__label(target, (size_t)i);
         }
     return correct;
 }
@@ -4369,7 +4487,7 @@ static float nn__sample_loss(const nn_model *m, const float *z, const unsigned c
     if (m->opts.loss == NN_MSE) return NN__CALL(m, mse, grad, z, t, m->out_size, scale);
     if (m->opts.loss == NN_BCE) return NN__CALL(m, bce, grad, z, t, m->out_size, scale);
     for (i = 0; i < r->dim[0] * r->dim[1]; i++, z += r->dim[2]) {
-        loss += NN__CALL(m, cross_entropy, grad, z, nn__label(target, i), r->dim[2], scale);
+        loss += NN__CALL(m, cross_entropy, grad, z, nn__label(target, (size_t)i), r->dim[2], scale);
         if (grad) grad += r->dim[2];
     }
     return loss;
@@ -4389,9 +4507,8 @@ static int nn__turn_loss(nn_model *m, const float *z, float *dy, float *losses) 
         const unsigned char *t = m->run.target + nn__sample_number(m, i) * nn__target_size(m);
         losses[i] = nn__sample_loss(m, z, t, dy, scale);
         if (!nn__is_finite(losses[i]))
-            return NN__FAIL(&m->opts, NN_ERR_NAN,
-                            "the loss of sample %d of the batch is not finite",
-                            (int)(m->run.at + i));
+            return NN__FAIL(&m->opts, NN_ERR_NAN, "the loss of sample %D is not finite",
+                            (int64_t)nn__sample_number(m, i));
         m->correct += nn__count_correct(m, z, t);
         if (dy) dy += m->out_size;
     }
@@ -4534,6 +4651,7 @@ static void nn__begin_run(nn_model *m, const void *data, const void *target, int
     m->run.period = 0;
     m->run.count = n;
     m->run.step = m->step;
+    m->run.exec = NULL;      /* whatever had begun is dropped */
     m->run.forward_done = 0; /* the arena is about to be used */
     m->run.start = 0;
     m->run.pc = 0;
@@ -4633,27 +4751,36 @@ static uint32_t nn__output_at(const nn_model *m, uint32_t list, uint32_t count) 
     return at;
 }
 
-static int nn__begin_inference(nn_model *m, const void *x, float *y, int n) {
-    int err = nn__argument(m, n >= 0 && ((x && y) || n == 0), "x or y is NULL, or n is negative");
-    if (err) return err;
+/* The arguments of an inference call; names are those of x and y. */
+static int nn__check_inference(const nn_model *m, const void *x, const float *y, int n,
+                               const char *names) {
+    int err = nn__argument(m, (x && y) || n == 0, names);
+    if (!err && n < 0) err = NN__FAIL(&m->opts, NN_ERR_CALL, "n is %d, must be 0 or more", n);
+    return err;
+}
+
+static void nn__begin_inference(nn_model *m, const void *x, float *y, int n) {
     nn__begin_run(m, x, NULL, n);
     m->run.y = y;
     m->run.exec = nn__exec_infer;
     m->run.end = m->run.turn_end = n ? m->infer_count : 0;
     m->run.leave = nn__output_at(m, 0, m->infer_count);
     m->run.leave_size = (size_t)m->out_size;
-    return 0;
 }
 
 NNDEF int nn_begin_infer(nn_model *m, const void *x, float *y, int n) {
-    int err = nn__begin_inference(m, x, y, n);
-    if (!err && n && !m->infer_count) NN_MEMCPY(y, x, (size_t)n * (size_t)m->out_size * 4);
-    return err;
+    int err = nn__check_inference(m, x, y, n, "x or y is NULL");
+    if (err) return err;
+    nn__begin_inference(m, x, y, n);
+    if (n && !m->infer_count) NN_MEMCPY(y, x, (size_t)n * (size_t)m->out_size * 4);
+    return 0;
 }
 
 NNDEF int nn_run_some(nn_model *m, int k) {
-    int32_t turns;
-    int err = nn__argument(m, m && m->run.exec && k >= 0, "nothing has begun, or k is negative");
+    int64_t left;
+    int err = nn__argument(m, 1, "");
+    if (!err && k < 0) err = NN__FAIL(&m->opts, NN_ERR_CALL, "k is %d, must be 0 or more", k);
+    if (!err) err = nn__argument(m, m->run.exec != NULL, "nothing has begun, or k is negative");
     if (err) return err;
     while (k-- > 0 && m->run.pc < m->run.end) {
         err = m->run.exec(m);
@@ -4664,9 +4791,10 @@ NNDEF int nn_run_some(nn_model *m, int k) {
         }
     }
     if (m->run.pc >= m->run.end) return 0;
-    turns = (m->run.count - m->run.at - m->run.n + m->micro - 1) / m->micro;
-    if (m->run.pc >= m->run.turn_end) turns = 0;
-    return (int)(m->run.end - m->run.pc) + turns * (int)(m->run.turn_end - m->run.start);
+    left = (int64_t)m->run.count - m->run.at - m->run.n;
+    left = m->run.pc < m->run.turn_end ? (left + m->micro - 1) / m->micro : 0;
+    left = left * (m->run.turn_end - m->run.start) + (m->run.end - m->run.pc);
+    return (int)nn__min64(left, INT_MAX);
 }
 
 static int nn__run_all(nn_model *m) {
@@ -4684,32 +4812,31 @@ NNDEF int nn_infer(nn_model *m, const void *x, float *y, int n) {
 
 NNDEF int nn_infer_to(nn_model *m, const char *row, const void *x, float *out, int n) {
     uint32_t at, next, i;
-    int err = nn__begin_inference(m, x, out, n);
+    int err = nn__check_inference(m, x, out, n, "x or out is NULL");
     if (!err) err = nn__find_cut(m, row, 0, m->infer_count, &at, &next, &i);
     if (err) return err;
+    nn__begin_inference(m, x, out, n);
     m->run.leave = at;
     m->run.leave_size = (size_t)nn__elements(&m->row[i]);
-    m->run.end = next;
-    if (n && !next) {
-        if (at == NN_AT_INPUT) NN_MEMCPY(out, x, (size_t)n * m->run.leave_size * 4);
-        return 0;
-    }
+    m->run.end = m->run.turn_end = n ? next : 0;
+    if (n && !next && at == NN_AT_INPUT) NN_MEMCPY(out, x, (size_t)n * m->run.leave_size * 4);
     return nn__run_all(m);
 }
 
 NNDEF int nn_infer_from(nn_model *m, const char *row, const float *features, float *y, int n) {
-    uint32_t next, i;
-    int err = nn__begin_inference(m, features, y, n);
-    if (!err) err = nn__find_cut(m, row, 0, m->infer_count, &m->run.enter, &next, &i);
-    if (err || !n) return err;
+    uint32_t at, next, i;
+    int err = nn__check_inference(m, features, y, n, "features or y is NULL");
+    if (!err) err = nn__find_cut(m, row, 0, m->infer_count, &at, &next, &i);
+    if (err) return err;
+    nn__begin_inference(m, features, y, n);
     m->run.data = NULL;
     m->run.features = features;
     m->run.feature_size = (size_t)nn__elements(&m->row[i]);
-    m->run.start = m->run.pc = next;
-    nn__enter_features(m);
-    if (next < m->infer_count) return nn__run_all(m);
-    NN_MEMCPY(y, features, (size_t)n * m->run.feature_size * 4);
-    return 0;
+    m->run.enter = at;
+    m->run.start = m->run.pc = n ? next : 0;
+    if (n) nn__enter_features(m);
+    if (n && next == m->infer_count) NN_MEMCPY(y, features, (size_t)n * m->run.feature_size * 4);
+    return nn__run_all(m);
 }
 
 /* Adds the next term to a sum in two floats, exactly: the mean does not depend on how the data are
@@ -4724,7 +4851,8 @@ static void nn__add_exactly(float *sum, float *rest, float x) {
 NNDEF int nn_eval(nn_model *m, const void *x, const void *target, int n) {
     float sum = 0, rest = 0, *losses;
     int32_t done = 0, i;
-    int err = nn__argument(m, n > 0 && x && target, "x or target is NULL, or n is not positive");
+    int err = nn__argument(m, x && target, "x or target is NULL");
+    if (!err && n < 1) err = NN__FAIL(&m->opts, NN_ERR_CALL, "n is %d, must be 1 or more", n);
     if (!err) err = nn__argument(m, m->opts.loss, "eval needs a loss in the options");
     if (!err) err = nn__check_targets(m, target, n);
     if (err) return err;
@@ -4733,8 +4861,9 @@ NNDEF int nn_eval(nn_model *m, const void *x, const void *target, int n) {
     for (; done < n && !err; done += m->micro) {
         int32_t turn = nn__min(m->micro, n - done);
         const unsigned char *z;
-        nn__begin_run(m, (const unsigned char *)x + (size_t)done * nn__sample_bytes(m),
-                      (const unsigned char *)target + (size_t)done * nn__target_size(m), turn);
+        nn__begin_run(m, x, target, turn);
+        m->run.first = done;
+        nn__begin_turn(m);
         for (m->run.pc = 0; m->run.pc < m->infer_count; m->run.pc++) {
             const nn_cmd *c = &m->cmd[m->run.pc];
             if (c->what == NN__FORWARD) m->rows[c->row].op->forward(m, c);
@@ -4798,6 +4927,22 @@ static int nn__exec_train(nn_model *m) {
     return err;
 }
 
+/* No float of n samples is NaN or infinite: a saturated activation can hide one from the loss, but
+   not from the gradient. */
+static int nn__check_samples(const nn_model *m, const float *x, size_t size, int32_t n) {
+    size_t i;
+    for (i = 0; i < size * (size_t)n; i++)
+        if (!nn__is_finite(x[i]))
+            return NN__FAIL(&m->opts, NN_ERR_NAN, "sample %D holds a NaN or an infinity",
+                            (int64_t)(i / size));
+    return 0;
+}
+
+static int nn__check_inputs(const nn_model *m, const void *x, int32_t n) {
+    if (m->rows[0].type != NN_F32) return 0;
+    return nn__check_samples(m, (const float *)x, (size_t)m->in_size, n);
+}
+
 static int nn__training_arguments(nn_model *m, const void *x, const void *target, int n,
                                   int32_t most) {
     int err = nn__argument(m, m && m->opts.train, "the model was built without opts.train");
@@ -4805,6 +4950,7 @@ static int nn__training_arguments(nn_model *m, const void *x, const void *target
     if (!err && (n < 1 || n > most))
         err = NN__FAIL(&m->opts, NN_ERR_CALL, "n is %d, the model takes 1 to %d samples", n,
                        (int)most);
+    if (!err) err = nn__check_real(&m->opts, NN_ERR_CALL, "opts.lr", m->opts.lr);
     return err ? err : nn__check_targets(m, target, n);
 }
 
@@ -4819,31 +4965,37 @@ static void nn__begin_step(nn_model *m, const void *x, const void *target, int32
     m->run.end = m->run.turn_end + m->update_count;
 }
 
-/* Lets the step that has begun take features of a frozen row instead of inputs. */
-static int nn__begin_from(nn_model *m, const char *row, const float *features) {
-    uint32_t list = nn__training_list(m), next, i;
-    int err = nn__find_cut(m, row, list, m->forward_count - 1, &m->run.enter, &next, &i);
+/* Where features of a frozen row would enter a step. */
+typedef struct nn__entrance {
+    uint32_t at, next, row;
+} nn__entrance;
+
+static int nn__find_entrance(const nn_model *m, const char *row, nn__entrance *e) {
+    int err =
+        nn__find_cut(m, row, nn__training_list(m), m->forward_count - 1, &e->at, &e->next, &e->row);
     if (!err && m->opts.input_grad)
         err = NN__FAIL(&m->opts, NN_ERR_CALL,
                        "input_grad: there is no way back from features to the input");
-    if (!err && (m->row[i].flags & NN__LIVE))
-        err =
-            NN__FAIL(&m->opts, NN_ERR_CALL,
-                     "%R trains, or reads a row that does: its output is not constant", m->rows, i);
-    if (err) {
-        m->run.exec = NULL;
-        m->run.pc = m->run.end = 0;
-        return err;
-    }
+    if (!err && (m->row[e->row].flags & NN__LIVE))
+        err = NN__FAIL(&m->opts, NN_ERR_CALL,
+                       "%R trains, or reads a row that does: its output is not constant", m->rows,
+                       e->row);
+    return err;
+}
+
+/* Lets the step that has begun take features there instead of inputs. */
+static void nn__enter(nn_model *m, const nn__entrance *e, const float *features) {
     m->run.data = NULL;
     m->run.features = features;
-    m->run.feature_size = (size_t)nn__elements(&m->row[i]);
-    m->run.start = m->run.pc = next;
-    return 0;
+    m->run.feature_size = (size_t)nn__elements(&m->row[e->row]);
+    m->run.enter = e->at;
+    m->run.start = m->run.pc = e->next;
+    nn__enter_features(m);
 }
 
 NNDEF int nn_begin_train(nn_model *m, const void *x, const void *target, int n) {
     int err = nn__training_arguments(m, x, target, n, m ? m->opts.batch : 0);
+    if (!err) err = nn__check_inputs(m, x, n);
     if (!err) nn__begin_step(m, x, target, n);
     return err;
 }
@@ -4855,12 +5007,13 @@ NNDEF int nn_train(nn_model *m, const void *x, const void *target, int n) {
 
 NNDEF int nn_train_from(nn_model *m, const char *row, const float *features, const void *target,
                         int n) {
+    nn__entrance e;
     int err = nn__training_arguments(m, features, target, n, m ? m->opts.batch : 0);
+    if (!err) err = nn__find_entrance(m, row, &e);
+    if (!err) err = nn__check_samples(m, features, (size_t)nn__elements(&m->row[e.row]), n);
     if (err) return err;
     nn__begin_step(m, features, target, n);
-    err = nn__begin_from(m, row, features);
-    if (err) return err;
-    nn__enter_features(m);
+    nn__enter(m, &e, features);
     return nn__run_all(m);
 }
 
@@ -4945,8 +5098,7 @@ NNDEF int nn_update(nn_model *m) {
     uint32_t k, first;
     int err = nn__argument(m, m && m->opts.train && !m->opts.fuse_update,
                            "the model was built without opts.train, or with fuse_update");
-    if (!err)
-        err = nn__argument(m, m->run.has_grad, "nn_update needs an nn_backward before it");
+    if (!err) err = nn__argument(m, m->run.has_grad, "nn_update needs an nn_backward before it");
     if (err) return err;
     nn__begin_update(m);
     m->run.accumulated = 0;
@@ -4990,29 +5142,33 @@ static float nn__accuracy(const nn_model *m, int32_t correct, int32_t n) {
 
 static int nn__fit_arguments(nn_model *m, const nn_fit_opts *f) {
     int err = nn__argument(m, f != NULL, "the options of nn_fit are NULL");
+    if (!err && f->n < 1)
+        err = NN__FAIL(&m->opts, NN_ERR_CALL, "n is %d, must be 1 or more", (int)f->n);
     if (!err)
         err = nn__training_arguments(m, f->x, f->y, nn__min(f->n, m->opts.batch), m->opts.batch);
     if (!err) err = nn__check_targets(m, f->y, f->n);
+    if (!err && !f->from) err = nn__check_inputs(m, f->x, f->n);
+    if (!err && f->n_val < 0)
+        err = NN__FAIL(&m->opts, NN_ERR_CALL, "n_val is %d, must be 0 or more", (int)f->n_val);
     if (!err && f->n_val)
-        err = nn__argument(m, f->n_val > 0 && f->x_val && f->y_val && !f->from,
+        err = nn__argument(m, f->x_val && f->y_val && !f->from,
                            "held-out samples are NULL, or given together with from");
+    if (!err && !f->n_val)
+        err = nn__argument(m, !f->x_val && !f->y_val, "held-out samples are given, but n_val is 0");
     if (!err && f->epochs < 0) err = nn__argument(m, 0, "epochs is negative");
     return err ? err : f->n_val ? nn__check_targets(m, f->y_val, f->n_val) : 0;
 }
 
 /* Step number step of an epoch that began with m->run.epoch = epoch. */
-static int nn__fit_step(nn_model *m, const nn_fit_opts *f, uint32_t epoch, int32_t first) {
-    int err = 0;
+static int nn__fit_step(nn_model *m, const nn_fit_opts *f, const nn__entrance *e, uint32_t epoch,
+                        int32_t first) {
     nn__begin_step(m, f->x, f->y, nn__min(m->opts.batch, f->n - first));
     m->run.first = first;
     m->run.epoch = epoch;
     m->run.period = f->no_shuffle ? 0 : (uint32_t)f->n;
     nn__begin_turn(m);
-    if (f->from) {
-        err = nn__begin_from(m, f->from, (const float *)f->x);
-        if (!err) nn__enter_features(m);
-    }
-    return err ? err : nn__run_all(m);
+    if (f->from) nn__enter(m, e, (const float *)f->x);
+    return nn__run_all(m);
 }
 
 #ifndef NN_NO_STDIO
@@ -5035,7 +5191,11 @@ static void nn__print_progress(const nn_progress *p) { (void)p; }
 NNDEF int nn_fit(nn_model *m, const nn_fit_opts *f) {
     nn_progress p;
     int32_t first, i;
+    nn__entrance e = { 0, 0, 0 };
     int err = nn__fit_arguments(m, f);
+    if (!err && f->from) err = nn__find_entrance(m, f->from, &e);
+    if (!err && f->from)
+        err = nn__check_samples(m, (const float *)f->x, (size_t)nn__elements(&m->row[e.row]), f->n);
     if (err) return err;
     NN_MEMSET(&p, 0, sizeof p);
     p.model = m;
@@ -5050,7 +5210,7 @@ NNDEF int nn_fit(nn_model *m, const nn_fit_opts *f) {
         p.epoch_end = 0;
         for (p.step = 1, first = 0; first < f->n; p.step++, first += m->opts.batch) {
             float mean;
-            err = nn__fit_step(m, f, key, first);
+            err = nn__fit_step(m, f, &e, key, first);
             if (err) return err;
             for (i = 0; i < m->run.count; i++)
                 nn__add_exactly(&sum, &rest, nn__floats(m, m->loss_offset)[i]);
@@ -5182,10 +5342,17 @@ NNDEF size_t nn_snapshot_size(const nn_model *m) {
     return end - first;
 }
 
+static int nn__check_snapshot(const nn_model *m, const void *buffer, size_t size) {
+    int err = nn__argument(m, buffer != NULL, "the buffer is NULL");
+    if (!err && size < nn_snapshot_size(m))
+        err = NN__FAIL(&m->opts, NN_ERR_CALL, "the buffer has %D bytes, a snapshot %D",
+                       (int64_t)size, (int64_t)nn_snapshot_size(m));
+    return err;
+}
+
 NNDEF int nn_snapshot(const nn_model *m, void *buffer, size_t size) {
     uint32_t first, end;
-    int err =
-        nn__argument(m, buffer && size >= nn_snapshot_size(m), "the buffer is NULL or too small");
+    int err = nn__check_snapshot(m, buffer, size);
     if (err) return err;
     nn__moving_bytes(m, &first, &end);
     NN_MEMCPY(buffer, m->block + first, end - first);
@@ -5194,8 +5361,7 @@ NNDEF int nn_snapshot(const nn_model *m, void *buffer, size_t size) {
 
 NNDEF int nn_rollback(nn_model *m, const void *buffer, size_t size) {
     uint32_t first, end;
-    int err =
-        nn__argument(m, buffer && size >= nn_snapshot_size(m), "the buffer is NULL or too small");
+    int err = nn__check_snapshot(m, buffer, size);
     if (err) return err;
     nn__moving_bytes(m, &first, &end);
     NN_MEMCPY(m->block + first, buffer, end - first);
@@ -5212,17 +5378,22 @@ static void nn__init_tensor(nn_model *m, uint32_t i) {
         for (e = 0; e < t->count; e++) p[e] = fill;
         return;
     }
+    if (t->ndim == 1 && m->opts.init == NN_INIT_KERAS) {
+        NN_MEMSET(p, 0, 4 * (size_t)t->count);
+        return;
+    }
     fan_in = (float)k;
     if (m->opts.init == NN_INIT_KERAS) {
-        float fan_out = (float)(weight->count / (uint32_t)weight->dim[1]);
-        bound = t->ndim == 1 ? 0.0f : nn__sqrt(6.0f / (fan_in + fan_out));
+        float fans = fan_in + (float)(weight->count / (uint32_t)weight->dim[1]);
+        bound = 6.0f / fans;
+        bound = nn__sqrt(bound);
     } else {
         bound = 1.0f / nn__sqrt(fan_in);
     }
     NN__CALL(m, uniform, p, t, m->rows[t->row].groups, nn__key(m->opts.seed, 0x1417, i), bound);
 }
 
-/* Copies a canonical float32 image of all tensors (little-endian), but for those used in place. */
+/* Copies a canonical float32 image of all tensors, but for those used in place. */
 static void nn__init_from_image(nn_model *m, const unsigned char *image) {
     uint32_t i, e;
     for (i = 0; i < m->tensor_count; i++) {
@@ -5245,10 +5416,16 @@ static void nn__reset_state(nn_model *m) {
 
 /* Values, gradients and state of a model whose block was just laid out. */
 static int nn__init_values(nn_model *m) {
-    uint32_t i, size = nn__image_offset(m, m->tensor_count);
-    if (m->opts.weights && m->opts.weights_size != size)
+    int64_t size = nn__image_offset(m, m->tensor_count);
+    uint32_t i;
+    if (m->opts.weights && m->opts.weights_size != (uint64_t)size)
         return NN__FAIL(&m->opts, NN_ERR_OPTION, "weights_size: %D bytes, the rows need %D",
-                        (int64_t)m->opts.weights_size, (int64_t)size);
+                        (int64_t)m->opts.weights_size, size);
+    if (m->opts.weights && size > UINT32_MAX)
+        return NN__FAIL(&m->opts, NN_ERR_OPTION, "weights: more than 4 GiB");
+    if (!m->opts.weights && m->opts.weights_size)
+        return NN__FAIL(&m->opts, NN_ERR_OPTION, "weights_size is %D, but weights is NULL",
+                        (int64_t)m->opts.weights_size);
     nn__reset_state(m);
     if (m->opts.weights) {
         m->image = (const unsigned char *)m->opts.weights;
@@ -5266,6 +5443,10 @@ static int nn__build(nn_model *m, const nn__source *s, const nn_opts *o) {
     int64_t total;
     int err;
     if (!m) return NN__FAIL(o, NN_ERR_CALL, "m is NULL");
+    if (o && o->resume && !s->file) {
+        NN_MEMSET(m, 0, sizeof *m);
+        return NN__FAIL(o, NN_ERR_OPTION, "resume: only nn_load resumes");
+    }
     total = nn__plan(m, s, o, 1);
     err = total < 0 ? (int)total : 0;
     if (!err && m->opts.in_place && !m->opts.weights && !s->src && !s->file) {
@@ -5388,20 +5569,24 @@ typedef struct nn__sink {
     int64_t count;
     uint32_t crc;
     int failed;
+    int64_t failed_at;
     size_t held;
     unsigned char hold[64];
 } nn__sink;
 
 static void nn__flush(nn__sink *s) {
     s->crc = nn__crc32(s->crc, s->hold, s->held);
-    if (s->write && !s->failed && s->held) s->failed = s->write(s->user, s->hold, s->held);
+    if (s->write && !s->failed && s->held) {
+        s->failed = s->write(s->user, s->hold, s->held) != 0;
+        if (s->failed) s->failed_at = s->count - (int64_t)s->held;
+    }
     s->held = 0;
 }
 
 static void nn__sink_bytes(void *sink, const char *bytes, size_t n) {
     nn__sink *s = (nn__sink *)sink;
-    s->count += (int64_t)n;
     while (n--) {
+        s->count++;
         s->hold[s->held++] = (unsigned char)*bytes++;
         if (s->held == sizeof s->hold) nn__flush(s);
     }
@@ -5439,6 +5624,8 @@ static void nn__put_training(nn__text *t, const nn_model *m) {
     nn__put_hex64(t, " t=", m->step);
     nn__put_hex64(t, " b1t=", m->beta1_power);
     nn__put_hex64(t, " b2t=", m->beta2_power);
+    nn__puts(t, " train="); /* the last: it may hold spaces */
+    nn__puts(t, o->train ? o->train : "");
 }
 
 /* Calls for every tensor of the file in its order: by falling alignment of its size, then part,
@@ -5534,13 +5721,15 @@ NNDEF int64_t nn_save(const nn_model *m, int with_training, nn_write_fn *write, 
     s.write = write;
     s.user = user;
     nn__put_file(m, with_training, crc, (uint32_t)header, &s, 1);
-    if (s.failed) return NN__FAIL(&m->opts, NN_ERR_IO, "writing failed before byte %D", s.count);
+    if (s.failed)
+        return NN__FAIL(&m->opts, NN_ERR_IO, "writing failed at byte %D of %D", s.failed_at,
+                        s.count);
     return s.count;
 }
 
 NNDEF int nn_write_memory(void *user, const void *bytes, size_t size) {
     nn_memory_writer *f = (nn_memory_writer *)user;
-    if (size > f->capacity - f->size) return -1;
+    if (!f || f->size > f->capacity || size > f->capacity - f->size) return -1;
     NN_MEMCPY((unsigned char *)f->bytes + f->size, bytes, size);
     f->size += size;
     return 0;
@@ -5667,7 +5856,9 @@ static int nn__json_number(nn__reader *r, int64_t most, int64_t *value) {
     *value = 0;
     while (r->at < r->end && *r->at >= '0' && *r->at <= '9') {
         *value = *value * 10 + (*r->at++ - '0');
-        if (*value > most) return nn__file_fail(r, NN_ERR_FILE_DTYPE, "a number is too large");
+        if (*value > most)
+            return nn__file_fail(r, most == INT32_MAX ? NN_ERR_FILE_DTYPE : NN_ERR_FILE_SIZE,
+                                 "a number is too large");
     }
     if (r->at == start || (*start == '0' && r->at > start + 1))
         return nn__file_fail(r, NN_ERR_FILE_SYNTAX, "a plain decimal number is expected here");
@@ -5686,6 +5877,14 @@ static int nn__dtype_bytes(const char *s, size_t n) {
         if (k == n && k == length) return sizes[i] - '0';
     }
     return 0;
+}
+
+/* 1. and digits */
+static int nn__is_version_1(const char *s, size_t n) {
+    size_t i;
+    for (i = 2; i < n; i++)
+        if (s[i] < '0' || s[i] > '9') return 0;
+    return n > 2 && s[0] == '1' && s[1] == '.';
 }
 
 /* The metadata, which must come first when it is there. Any key that begins with nn. makes the file
@@ -5717,7 +5916,7 @@ static int nn__read_metadata(nn__reader *r) {
         if (nn__is("nn.crc32", key, key_size)) bit = 1;
         if (nn__is("nn.version", key, key_size)) {
             bit = 2;
-            if (value_size < 3 || value[0] != '1' || value[1] != '.')
+            if (!nn__is_version_1(value, value_size))
                 return nn__file_fail(r, NN_ERR_FILE_VERSION, "the format's version is not 1.x");
         }
         if (nn__is("nn.kind", key, key_size)) {
@@ -5962,8 +6161,7 @@ static int nn__is_state(const nn__entry *e) {
 }
 
 /* Checks that entry e can become part of tensor t. */
-static int nn__check_entry(const nn_model *m, const nn__reader *r, const nn__entry *e,
-                           const nn_tensor *t) {
+static int nn__check_entry(const nn__reader *r, const nn__entry *e, const nn_tensor *t) {
     int d, same = e->ndim == t->ndim;
     for (d = 0; same && d < t->ndim; d++) same = e->dim[d] == t->dim[d];
     if (!same)
@@ -5974,7 +6172,6 @@ static int nn__check_entry(const nn_model *m, const nn__reader *r, const nn__ent
     if (e->bytes != 4) return nn__entry_fail(r, e, NN_ERR_FILE_TENSOR, "in_place needs F32");
     if (nn__misaligned(r->data + e->begin, 4))
         return nn__entry_fail(r, e, NN_ERR_ALIGN, "in_place needs it aligned to 4 bytes");
-    (void)m;
     return 0;
 }
 
@@ -6032,7 +6229,7 @@ static int nn__bind_entries(nn_model *m, nn__reader r, const nn__bind *b) {
         }
         t = &m->tensor[m->tensor[i].alias];
         if (b->dry) {
-            err = nn__check_entry(m, &r, &e, t);
+            err = nn__check_entry(&r, &e, t);
             if (!err && (t->flags & NN__BOUND << part))
                 err = nn__entry_fail(&r, &e, NN_ERR_FILE_TENSOR,
                                      "stands twice, or is shared and given twice");
@@ -6115,11 +6312,24 @@ static int nn__resume_option(const nn__reader *r, const char *key, int base, voi
     if (!nn__training_value(r, key, base, &value))
         return NN__FAIL(r->o, NN_ERR_FILE_META, "nn.train lacks %s or it is no number", key);
     bits = (uint32_t)value;
+    if (value > UINT32_MAX)
+        return NN__FAIL(r->o, NN_ERR_FILE_META, "nn.train: %s is out of range", key);
     if (have && have != bits)
         return NN__FAIL(r->o, NN_ERR_OPTION, "resume: the file's %s differs from the option given",
                         key);
     NN_MEMCPY(option, &bits, 4);
     return 0;
+}
+
+/* What was trained must be trained on. */
+static int nn__resume_train(const nn__reader *r, const char *train) {
+    const char *at = r->train, *end = r->train + r->train_size;
+    while (at < end && !((size_t)(end - at) >= 7 && nn__is(" train=", at, 7))) at++;
+    if (at == end) return NN__FAIL(r->o, NN_ERR_FILE_META, "nn.train lacks train");
+    at += 7;
+    if (train && nn__is(train, at, (size_t)(end - at))) return 0;
+    return NN__FAIL(r->o, NN_ERR_OPTION, "resume: train must be \"%W\", as in the file", at,
+                    (size_t)(end - at));
 }
 
 /* Takes what resuming needs from nn.train into the options. */
@@ -6128,7 +6338,8 @@ static int nn__resume_options(const nn__reader *r, nn_opts *o) {
     int err;
     if (!r->is_training || !r->train)
         return NN__FAIL(r->o, NN_ERR_OPTION, "resume: the file holds no training state");
-    err = nn__resume_option(r, "loss=", 10, &o->loss);
+    err = nn__resume_train(r, o->train);
+    if (!err) err = nn__resume_option(r, "loss=", 10, &o->loss);
     if (!err) err = nn__resume_option(r, "opt=", 10, &o->optimizer);
     if (!err) err = nn__resume_option(r, "epsmode=", 10, &o->eps_mode);
     if (!err) err = nn__resume_option(r, "lr=x", 16, &o->lr);
@@ -6204,13 +6415,14 @@ NNDEF int nn_load(nn_model *m, const void *image, size_t size, const nn_opts *o)
     if (!err) err = nn__graph_error(nn__build(m, &s, &opts));
     if (err) return err;
     nn__reset_state(m);
-    m->image = r.image;
+    if (opts.in_place) m->image = r.image;
     NN_MEMSET(&b, 0, sizeof b);
     b.parts = opts.resume ? 3 : 1;
     err = nn__bind_file(m, &r, &b);
     if (!err && opts.resume) {
         if (!nn__training_value(&r, "t=", 16, &t) || !nn__training_value(&r, "b1t=", 16, &p1) ||
-            !nn__training_value(&r, "b2t=", 16, &p2) || p1 > one || p2 > one)
+            !nn__training_value(&r, "b2t=", 16, &p2) || p1 > one || p2 > one ||
+            (t && opts.optimizer == NN_ADAM && (p1 == one || p2 == one)))
             err = NN__FAIL(&opts, NN_ERR_FILE_META,
                            "nn.train lacks its counters, or they are out of range");
         m->step = t;
@@ -6265,6 +6477,7 @@ NNDEF int nn_save_file(const nn_model *m, const char *path, int with_training) {
     if (!err && NN_RENAME(part, path))
         err = NN__FAIL(&m->opts, NN_ERR_IO, "cannot rename %s to %s", part, path);
     if (err) remove(part);
+    else NN__SYNC_FOLDER(path);
     return err;
 }
 
@@ -6279,7 +6492,8 @@ NNDEF int nn_load_file(nn_model *m, const char *path, const nn_opts *o) {
     f = fopen(path, "rb");
     if (!f) return NN__FAIL(o, NN_ERR_IO, "cannot read %s", path);
     if (!fseek(f, 0, SEEK_END)) size = ftell(f);
-    if (size < 0 || fseek(f, 0, SEEK_SET)) err = NN__FAIL(o, NN_ERR_IO, "%s has no length", path);
+    if (size < 0 || size == LONG_MAX || fseek(f, 0, SEEK_SET))
+        err = NN__FAIL(o, NN_ERR_IO, "%s is not a file that can be read", path);
     if (!err) image = NN_MALLOC((size_t)size + 1);
     if (!err && !image)
         err = NN__FAIL(o, NN_ERR_MEMORY, "malloc of %D bytes for %s failed", (int64_t)size, path);
@@ -6436,18 +6650,24 @@ static const nn_kernels *nn__pick_kernels(void) { return NULL; }
 
 /* >>vector --------------------------------------------------------------------------------------
    The vocabulary, here of width one.
-     NN__V                   the vector type, of NN__WIDTH floats; NN__ID(name) the name of a
-   function here NN__LOAD(p) NN__STORE(p, v) NN__SPREAD(x)   unaligned load and store; one value in
-   every lane NN__K(v)  NN__KBITS(u)  a constant in every lane: a float literal, or the bits of one
-     NN__ADD SUB MUL DIV     one IEEE operation each, rounded to float; NN__ROOT the square root
+
+     NN__V                   the vector type, of NN__WIDTH floats
+     NN__ID(name)            the name of a function in this stamp
+     NN__LOAD(p)             unaligned load and store
+     NN__STORE(p, v)
+     NN__SPREAD(x)           one value in every lane
+     NN__K(v) NN__KBITS(u)   a constant in every lane: a float literal, or the bits of one
+     NN__ADD SUB MUL DIV     one IEEE operation each, rounded to float; NN__ROOT: the square root
      NN__FMA(a, b, c)        a * b + c, rounded once
      NN__SEL_GT(x, y, a, b)  x > y ? a : b, so b if either is a NaN
      NN__COPYSIGN(a, s)      a with the sign bit of s
      NN__MAGIC               12582912 = 1.5 * 2^23. NN__MAGIC + n holds the integer n, rounded to
-   nearest even, in its low bits, for |n| < 2^22 NN__SCALE(x, m)         x * 2^n for m = NN__MAGIC +
-   n, by adding n to the exponent: x and the product must be normal numbers (anything else gives
-   some other value) NN__LOGB(x)             for a positive normal x: the n, as a float, that puts x
-   * 2^-n into NN__MANT(x)             [sqrt(1/2), sqrt(2)); and x * 2^-n */
+                             nearest even, in its low bits, for |n| < 2^22
+     NN__SCALE(x, m)         x * 2^n for m = NN__MAGIC + n, by adding n to the exponent: x and the
+                             product must be normal numbers (anything else gives some other value)
+     NN__LOGB(x)             for a positive normal x: the n, as a float, that puts x * 2^-n into
+                             [sqrt(1/2), sqrt(2))
+     NN__MANT(x)             and that x * 2^-n */
 
 #define NN__PASTE2(a, b, c) a##b##_##c
 #define NN__PASTE(a, b, c) NN__PASTE2(a, b, c)
@@ -6829,8 +7049,7 @@ NN__KERNEL void NN__ID(running_f32)(float *running, const float *batch, int32_t 
                                     float factor) {
     int32_t j;
     for (j = 0; j < c; j++) {
-        float d = NN__MUL(batch[j], factor);
-        d = NN__SUB(d, running[j]);
+        float d = NN__FMA(batch[j], factor, NN__SUB(0.0f, running[j]));
         running[j] = NN__FMA(momentum, d, running[j]);
     }
 }

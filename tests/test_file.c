@@ -1560,9 +1560,9 @@ TEST(refuses_to_resume_otherwise) {
     refuses_to_resume(model, "a file without state", &good, NN_ERR_OPTION);
     other = good;
     other.train = "h";
-    refuses_to_resume(f, "less that trains", &other, NN_ERR_FILE_TENSOR);
+    refuses_to_resume(f, "less that trains", &other, NN_ERR_OPTION);
     other.train = NULL;
-    refuses_to_resume(f, "nothing that trains", &other, NN_ERR_FILE_TENSOR);
+    refuses_to_resume(f, "nothing that trains", &other, NN_ERR_OPTION);
     drop(&f);
     drop(&model);
 
@@ -1576,7 +1576,7 @@ TEST(refuses_to_resume_otherwise) {
     if (load(&m, f, &good)) nn_free(&m);
     other = good;
     other.train = "*";
-    refuses_to_resume(f, "more that trains", &other, NN_ERR_FILE_TENSOR);
+    refuses_to_resume(f, "more that trains", &other, NN_ERR_OPTION);
     other = good;
     other.optimizer = NN_ADAM;
     refuses_to_resume(f, "another optimizer", &other, NN_ERR_OPTION);

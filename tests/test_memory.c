@@ -610,6 +610,7 @@ TEST(no_allocation_after_build)
     f.x = features;
     f.from = "dense1";
     f.n_val = 0;
+    f.x_val = f.y_val = NULL;
     CHECK_EQ_INT(nn_fit(&m, &f), 0);
     CHECK_EQ_INT(mallocs, before);
     nn_free(&m);
