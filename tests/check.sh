@@ -1,6 +1,7 @@
 #!/bin/sh
-# Everything that can be checked, tier by tier. A tier whose tool is missing says which Debian package
-# has it and is skipped; with STRICT=1 that is a failure. The last line is "N passed, N failed".
+# Everything that can be checked, tier by tier. A tier whose tool is missing says which Debian
+# package has it and is skipped; with STRICT=1 that is a failure. The last line is "N passed, N
+# failed".
 
 cd "$(dirname "$0")/.." || exit 1
 CC=${CC:-cc} PYTHON=${PYTHON:-python3} STRICT=${STRICT:-}
@@ -54,17 +55,24 @@ build_and_run() {
     sh tests/run.sh "$@"
 }
 
+# A fixed number of mutated files and texts, under sanitizers.
+fuzz() {
+    gcc $sanitize -I. tests/fuzz/fuzz_load.c -o build/check/fuzz_load && build/check/fuzz_load
+}
+
 # The demo ends with an error under its accuracies.
 demo() {
     make -s CC="$CC" demo && echo "1 passed, 0 failed"
 }
 
-sanitize="-std=c99 -g -O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all"
+sanitize="-std=c99 -g -O1 -fno-omit-frame-pointer"
+sanitize="$sanitize -fsanitize=address,undefined -fno-sanitize-recover=all"
 
 tier "C tests" make -s CC="$CC" test
 tier "demo" demo
 if needs gcc gcc; then
     tier "C tests, gcc, sanitizers" build_and_run gcc-san gcc $sanitize
+    tier "hostile files and texts" fuzz
 fi
 if needs clang "clang, libclang-rt-14-dev"; then
     tier "C tests, clang, sanitizers" build_and_run clang-san clang $sanitize

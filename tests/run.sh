@@ -1,7 +1,7 @@
 #!/bin/sh
 # Runs test programs and adds up their last lines, "N passed, N failed".
 #     sh tests/run.sh build/test_a build/test_b ...
-# A program that ends otherwise, or with a status that its line does not explain, counts as one failure.
+# A program that ends otherwise, or with a status that its line does not explain, is one failure.
 
 passed=0 failed=0
 log=$(mktemp) || exit 1

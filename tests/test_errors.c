@@ -65,7 +65,8 @@ static void refused(long long got, int code, const char *sentence, int line) {
 }
 
 /* A call, its code and its sentence. The call's model or options must have why. */
-#define REFUSED(call, code, sentence) (forget(), refused((long long)(call), code, sentence, __LINE__))
+#define REFUSED(call, code, sentence) \
+    (forget(), refused((long long)(call), code, sentence, __LINE__))
 
 /* A call without anywhere to write a sentence to. */
 #define REFUSED_MUTELY(call, code) (mistakes++, CHECK_EQ_INT(call, code))
@@ -143,8 +144,9 @@ static void check_small_buffers(refuse_fn *refuse, const void *what, nn_opts o, 
 #define NAME_120 TEN TEN TEN TEN TEN TEN TEN TEN TEN TEN TEN TEN
 #define NAME_127 NAME_120 "0123456"
 #define NAME_128 NAME_120 "01234567"
-#define BAD_NAME \
-    "its name is empty, longer than 127 bytes, begins with -, opt. or aux., or has other characters than A-Z a-z 0-9 . _ / -"
+#define BAD_NAME                                                                           \
+    "its name is empty, longer than 127 bytes, begins with -, opt. or aux., or has other " \
+    "characters than A-Z a-z 0-9 . _ / -"
 #define NO_OUTPUT "its output never exists, what follows is computed with it: "
 #define INT32_LARGEST 2147483647
 
@@ -156,9 +158,12 @@ static const struct {
     /* the table */
     { { { 0 } }, "the table has 0 rows, not 1 to 9999" },
     { { { DENSE } }, "row 0 (dense \"dense1\"): the first row must be an input, and no other" },
-    { { { VECTOR(2) }, { .op = NN_INPUT, .shape = { 2 } } }, "row 1 (input \"input2\"): the first row must be an input, and no other" },
-    { { { VECTOR(2) }, { DENSE, .name = "a" }, { DENSE, .name = "b", .from = "x" } }, "row 1 (dense \"a\"): nothing reads its output" },
-    { { { VECTOR(2) }, { DENSE }, { DENSE, .from = "x" }, { DENSE, .from = "dense1" } }, "row 2 (dense \"dense2\"): nothing reads its output" },
+    { { { VECTOR(2) }, { .op = NN_INPUT, .shape = { 2 } } },
+      "row 1 (input \"input2\"): the first row must be an input, and no other" },
+    { { { VECTOR(2) }, { DENSE, .name = "a" }, { DENSE, .name = "b", .from = "x" } },
+      "row 1 (dense \"a\"): nothing reads its output" },
+    { { { VECTOR(2) }, { DENSE }, { DENSE, .from = "x" }, { DENSE, .from = "dense1" } },
+      "row 2 (dense \"dense2\"): nothing reads its output" },
 
     /* names */
     { { { .op = NN_INPUT, .name = "", .shape = { 2 } } }, "row 0 (input): " BAD_NAME },
@@ -171,121 +176,208 @@ static const struct {
     { { { VECTOR(2) }, { DENSE, .name = "aux" } }, "row 1 (dense): " BAD_NAME },
     { { { VECTOR(2) }, { DENSE, .name = "-a" } }, "row 1 (dense): " BAD_NAME },
     { { { VECTOR(2) }, { DENSE, .name = "x" } }, "row 1 (dense \"x\"): row 0 has the same name" },
-    { { { VECTOR(2) }, { DENSE, .name = "dense2" }, { DENSE } }, "row 2 (dense \"dense2\"): row 1 has the same name" },
+    { { { VECTOR(2) }, { DENSE, .name = "dense2" }, { DENSE } },
+      "row 2 (dense \"dense2\"): row 1 has the same name" },
 
     /* inputs */
-    { { { VECTOR(2) }, { DENSE, .name = "a", .from = "b" }, { DENSE, .name = "b" } }, "row 1 (dense \"a\"): no row above it is called b" },
-    { { { VECTOR(2) }, { DENSE, .name = "a", .from = "a" } }, "row 1 (dense \"a\"): no row above it is called a" },
-    { { { VECTOR(2) }, { DENSE, .name = "a", .from = "c" }, { DENSE, .name = "c" } }, "row 1 (dense \"a\"): no row above it is called c" }, /* a cycle */
-    { { { .op = NN_INPUT, .shape = { 2 }, .from = "input1" } }, "row 0 (input \"input1\"): no row above it is called input1" },
-    { { { VECTOR(2) }, { DENSE, .from = "X" } }, "row 1 (dense \"dense1\"): no row above it is called X" },
-    { { { VECTOR(2) }, { .op = NN_ADD, .with = "y" } }, "row 1 (add \"add1\"): no row above it is called y" },
-    { { { VECTOR(2) }, { .op = NN_ADD, .with = "y x" } }, "row 1 (add \"add1\"): no row above it is called y" },
+    { { { VECTOR(2) }, { DENSE, .name = "a", .from = "b" }, { DENSE, .name = "b" } },
+      "row 1 (dense \"a\"): no row above it is called b" },
+    { { { VECTOR(2) }, { DENSE, .name = "a", .from = "a" } },
+      "row 1 (dense \"a\"): no row above it is called a" },
+    { { { VECTOR(2) }, { DENSE, .name = "a", .from = "c" }, { DENSE, .name = "c" } },
+      "row 1 (dense \"a\"): no row above it is called c" }, /* a cycle */
+    { { { .op = NN_INPUT, .shape = { 2 }, .from = "input1" } },
+      "row 0 (input \"input1\"): no row above it is called input1" },
+    { { { VECTOR(2) }, { DENSE, .from = "X" } },
+      "row 1 (dense \"dense1\"): no row above it is called X" },
+    { { { VECTOR(2) }, { .op = NN_ADD, .with = "y" } },
+      "row 1 (add \"add1\"): no row above it is called y" },
+    { { { VECTOR(2) }, { .op = NN_ADD, .with = "y x" } },
+      "row 1 (add \"add1\"): no row above it is called y" },
     { { { VECTOR(2) }, { .op = NN_ADD } }, "row 1 (add \"add1\"): has 1 inputs, needs 2 to 8" },
-    { { { VECTOR(2) }, { .op = NN_ADD, .with = "" } }, "row 1 (add \"add1\"): has 1 inputs, needs 2 to 8" },
-    { { { VECTOR(2) }, { .op = NN_ADD, .with = "x x x x x x x x" } }, "row 1 (add \"add1\"): more than 8 inputs" },
-    { { { VECTOR(2) }, { DENSE, .with = "x" } }, "row 1 (dense \"dense1\"): has 2 inputs, needs 1 to 1" },
-    { { { VECTOR(2) }, { DENSE, .from = "" } }, "row 1 (dense \"dense1\"): has 0 inputs, needs 1 to 1" },
-    { { { VECTOR(2) }, { .op = NN_DENSE, .units = 3 }, { .op = NN_ADD, .with = "x" } }, "row 2 (add \"add1\"): adds 2 to 3" },
-    { { { IMAGE(4, 4, 2) }, { POOL, .kernel = { 2 } }, { .op = NN_ADD, .with = "x" } }, "row 2 (add \"add1\"): adds 4x4x2 to 2x2x2" },
-    { { { IMAGE(1, 1, 2) }, { .op = NN_FLATTEN }, { .op = NN_ADD, .with = "x" } }, "row 2 (add \"add1\"): adds 1x1x2 to 2" },
+    { { { VECTOR(2) }, { .op = NN_ADD, .with = "" } },
+      "row 1 (add \"add1\"): has 1 inputs, needs 2 to 8" },
+    { { { VECTOR(2) }, { .op = NN_ADD, .with = "x x x x x x x x" } },
+      "row 1 (add \"add1\"): more than 8 inputs" },
+    { { { VECTOR(2) }, { DENSE, .with = "x" } },
+      "row 1 (dense \"dense1\"): has 2 inputs, needs 1 to 1" },
+    { { { VECTOR(2) }, { DENSE, .from = "" } },
+      "row 1 (dense \"dense1\"): has 0 inputs, needs 1 to 1" },
+    { { { VECTOR(2) }, { .op = NN_DENSE, .units = 3 }, { .op = NN_ADD, .with = "x" } },
+      "row 2 (add \"add1\"): adds 2 to 3" },
+    { { { IMAGE(4, 4, 2) }, { POOL, .kernel = { 2 } }, { .op = NN_ADD, .with = "x" } },
+      "row 2 (add \"add1\"): adds 4x4x2 to 2x2x2" },
+    { { { IMAGE(1, 1, 2) }, { .op = NN_FLATTEN }, { .op = NN_ADD, .with = "x" } },
+      "row 2 (add \"add1\"): adds 1x1x2 to 2" },
 
     /* the input row */
     { { { .op = NN_INPUT } }, "row 0 (input \"input1\"): shape is missing" },
     { { { IMAGE(4, 0, 3) } }, "row 0 (input \"x\"): shape has a zero before its last dimension" },
     { { { IMAGE(0, 4, 3) } }, "row 0 (input \"x\"): shape has a zero before its last dimension" },
-    { { { .op = NN_INPUT, .shape = { 4, 3 }, .order = NN_CHW } }, "row 0 (input \"input1\"): order = NN_CHW needs a shape of three dimensions" },
-    { { { .op = NN_INPUT, .shape = { 2, 2, 3 }, .mean = { 1, 1, 1, 1 } } }, "row 0 (input \"input1\"): mean or std for channel 4 of 3" },
-    { { { .op = NN_INPUT, .shape = { 2, 2, 1 }, .std = { 0, 1 } } }, "row 0 (input \"input1\"): mean or std for channel 2 of 1" },
-    { { { .op = NN_INPUT, .shape = { 2, 2, 5 }, .std = { 1 } } }, "row 0 (input \"input1\"): mean and std take at most 4 channels, not 5" },
-    { { { .op = NN_INPUT, .shape = { 2, 2, 5 }, .mean = { 0, 1 } } }, "row 0 (input \"input1\"): mean and std take at most 4 channels, not 5" },
+    { { { .op = NN_INPUT, .shape = { 4, 3 }, .order = NN_CHW } },
+      "row 0 (input \"input1\"): order = NN_CHW needs a shape of three dimensions" },
+    { { { .op = NN_INPUT, .shape = { 2, 2, 3 }, .mean = { 1, 1, 1, 1 } } },
+      "row 0 (input \"input1\"): mean or std for channel 4 of 3" },
+    { { { .op = NN_INPUT, .shape = { 2, 2, 1 }, .std = { 0, 1 } } },
+      "row 0 (input \"input1\"): mean or std for channel 2 of 1" },
+    { { { .op = NN_INPUT, .shape = { 2, 2, 5 }, .std = { 1 } } },
+      "row 0 (input \"input1\"): mean and std take at most 4 channels, not 5" },
+    { { { .op = NN_INPUT, .shape = { 2, 2, 5 }, .mean = { 0, 1 } } },
+      "row 0 (input \"input1\"): mean and std take at most 4 channels, not 5" },
 
     /* fields */
     { { { VECTOR(2) }, { .op = NN_DENSE } }, "row 1 (dense \"dense1\"): units is missing" },
-    { { { VECTOR(2) }, { DENSE, .kernel = { 3 } } }, "row 1 (dense \"dense1\"): kernel is not a field of this op" },
-    { { { VECTOR(2) }, { DENSE, .shape = { 2 } } }, "row 1 (dense \"dense1\"): shape is not a field of this op" },
-    { { { VECTOR(2) }, { .op = NN_FLATTEN, .units = 2 } }, "row 1 (flatten \"flatten1\"): units is not a field of this op" },
-    { { { VECTOR(2) }, { .op = NN_FLATTEN, .lr = 0.1f } }, "row 1 (flatten \"flatten1\"): lr is not a field of this op" },
-    { { { IMAGE(4, 4, 1) }, { POOL, .kernel = { 2 }, .count_pad = 1 } }, "row 1 (maxpool2d \"pool1\"): count_pad is not a field of this op" },
-    { { { IMAGE(4, 4, 1) }, { POOL, .kernel = { 2 }, .act = NN_RELU } }, "row 1 (maxpool2d \"pool1\"): act is not a field of this op" },
-    { { { VECTOR(2) }, { .op = NN_DROPOUT, .rate = 0.5f, .momentum = 0.1f } }, "row 1 (dropout \"dropout1\"): momentum is not a field of this op" },
+    { { { VECTOR(2) }, { DENSE, .kernel = { 3 } } },
+      "row 1 (dense \"dense1\"): kernel is not a field of this op" },
+    { { { VECTOR(2) }, { DENSE, .shape = { 2 } } },
+      "row 1 (dense \"dense1\"): shape is not a field of this op" },
+    { { { VECTOR(2) }, { .op = NN_FLATTEN, .units = 2 } },
+      "row 1 (flatten \"flatten1\"): units is not a field of this op" },
+    { { { VECTOR(2) }, { .op = NN_FLATTEN, .lr = 0.1f } },
+      "row 1 (flatten \"flatten1\"): lr is not a field of this op" },
+    { { { IMAGE(4, 4, 1) }, { POOL, .kernel = { 2 }, .count_pad = 1 } },
+      "row 1 (maxpool2d \"pool1\"): count_pad is not a field of this op" },
+    { { { IMAGE(4, 4, 1) }, { POOL, .kernel = { 2 }, .act = NN_RELU } },
+      "row 1 (maxpool2d \"pool1\"): act is not a field of this op" },
+    { { { VECTOR(2) }, { .op = NN_DROPOUT, .rate = 0.5f, .momentum = 0.1f } },
+      "row 1 (dropout \"dropout1\"): momentum is not a field of this op" },
     { { { VECTOR(2) }, { .op = NN_ACTIVATION } }, "row 1 (activation \"act1\"): act is missing" },
-    { { { VECTOR(2) }, { DENSE, .slope = 0.1f } }, "row 1 (dense \"dense1\"): a slope without leaky_relu" },
-    { { { VECTOR(2) }, { DENSE, .act = NN_RELU, .slope = 0.1f } }, "row 1 (dense \"dense1\"): a slope without leaky_relu" },
-    { { { VECTOR(2) }, { .op = NN_DROPOUT } }, "row 1 (dropout \"dropout1\"): rate must be between 0 and 1" },
-    { { { VECTOR(2) }, { .op = NN_DROPOUT, .rate = 1.0f } }, "row 1 (dropout \"dropout1\"): rate must be between 0 and 1" },
+    { { { VECTOR(2) }, { DENSE, .slope = 0.1f } },
+      "row 1 (dense \"dense1\"): a slope without leaky_relu" },
+    { { { VECTOR(2) }, { DENSE, .act = NN_RELU, .slope = 0.1f } },
+      "row 1 (dense \"dense1\"): a slope without leaky_relu" },
+    { { { VECTOR(2) }, { .op = NN_DROPOUT } },
+      "row 1 (dropout \"dropout1\"): rate must be between 0 and 1" },
+    { { { VECTOR(2) }, { .op = NN_DROPOUT, .rate = 1.0f } },
+      "row 1 (dropout \"dropout1\"): rate must be between 0 and 1" },
     { { { IMAGE(-1, 4, 3) } }, "row 0 (input \"x\"): shape[0] is -1, not from 0 to 2147483647" },
-    { { { .op = NN_INPUT, .shape = { 2 }, .type = 2 } }, "row 0 (input \"input1\"): type is 2, not from 0 to 1" },
-    { { { .op = NN_INPUT, .shape = { 2, 2, 2 }, .order = -1 } }, "row 0 (input \"input1\"): order is -1, not from 0 to 1" },
-    { { { .op = NN_INPUT, .shape = { 2 }, .scale = INFINITY } }, "row 0 (input \"input1\"): scale is not finite" },
-    { { { .op = NN_INPUT, .shape = { 2 }, .mean = { 0, NAN } } }, "row 0 (input \"input1\"): mean[1] is not finite" },
-    { { { .op = NN_INPUT, .shape = { 2 }, .std = { -1 } } }, "row 0 (input \"input1\"): std[0] is negative or not finite" },
-    { { { VECTOR(2) }, { .op = NN_DENSE, .units = -3 } }, "row 1 (dense \"dense1\"): units is -3, not from 0 to 2147483647" },
-    { { { VECTOR(2) }, { DENSE, .act = 6 } }, "row 1 (dense \"dense1\"): act is 6, not from 0 to 5" },
-    { { { VECTOR(2) }, { DENSE, .act = -1 } }, "row 1 (dense \"dense1\"): act is -1, not from 0 to 5" },
-    { { { VECTOR(2) }, { DENSE, .no_bias = 2 } }, "row 1 (dense \"dense1\"): no_bias is 2, not from 0 to 1" },
-    { { { VECTOR(2) }, { DENSE, .no_decay = -1 } }, "row 1 (dense \"dense1\"): no_decay is -1, not from 0 to 1" },
-    { { { VECTOR(2) }, { DENSE, .lr = -1.0f } }, "row 1 (dense \"dense1\"): lr is negative or not finite" },
-    { { { VECTOR(2) }, { DENSE, .lr = NAN } }, "row 1 (dense \"dense1\"): lr is negative or not finite" },
-    { { { VECTOR(2) }, { DENSE, .act = NN_LEAKY_RELU, .slope = INFINITY } }, "row 1 (dense \"dense1\"): slope is negative or not finite" },
-    { { { IMAGE(4, 4, 1) }, { CONV, .kernel = { 3, -1 } } }, "row 1 (conv2d \"conv1\"): kernel[1] is -1, not from 0 to 65535" },
-    { { { IMAGE(4, 4, 1) }, { CONV, .kernel = { 65536 } } }, "row 1 (conv2d \"conv1\"): kernel[0] is 65536, not from 0 to 65535" },
-    { { { IMAGE(4, 4, 1) }, { CONV, .kernel = { 1 }, .pad = { 0, 0, 0, INT32_LARGEST } } }, "row 1 (conv2d \"conv1\"): pad[3] is 2147483647, not from 0 to 65535" },
-    { { { IMAGE(4, 4, 1) }, { CONV, .kernel = { 1 }, .stride = { 1, -2 } } }, "row 1 (conv2d \"conv1\"): stride[1] is -2, not from 0 to 65535" },
-    { { { IMAGE(4, 4, 1) }, { CONV, .kernel = { 1 }, .groups = -1 } }, "row 1 (conv2d \"conv1\"): groups is -1, not from 0 to 2147483647" },
-    { { { VECTOR(2) }, { .op = NN_BATCHNORM, .eps = -1.0f } }, "row 1 (batchnorm \"norm1\"): eps is negative or not finite" },
-    { { { VECTOR(2) }, { .op = NN_BATCHNORM, .momentum = 1.5f } }, "row 1 (batchnorm \"norm1\"): momentum must be from 0 to 1" },
-    { { { VECTOR(2) }, { .op = NN_DROPOUT, .rate = NAN } }, "row 1 (dropout \"dropout1\"): rate is negative or not finite" },
+    { { { .op = NN_INPUT, .shape = { 2 }, .type = 2 } },
+      "row 0 (input \"input1\"): type is 2, not from 0 to 1" },
+    { { { .op = NN_INPUT, .shape = { 2, 2, 2 }, .order = -1 } },
+      "row 0 (input \"input1\"): order is -1, not from 0 to 1" },
+    { { { .op = NN_INPUT, .shape = { 2 }, .scale = INFINITY } },
+      "row 0 (input \"input1\"): scale is not finite" },
+    { { { .op = NN_INPUT, .shape = { 2 }, .mean = { 0, NAN } } },
+      "row 0 (input \"input1\"): mean[1] is not finite" },
+    { { { .op = NN_INPUT, .shape = { 2 }, .std = { -1 } } },
+      "row 0 (input \"input1\"): std[0] is negative or not finite" },
+    { { { VECTOR(2) }, { .op = NN_DENSE, .units = -3 } },
+      "row 1 (dense \"dense1\"): units is -3, not from 0 to 2147483647" },
+    { { { VECTOR(2) }, { DENSE, .act = 6 } },
+      "row 1 (dense \"dense1\"): act is 6, not from 0 to 5" },
+    { { { VECTOR(2) }, { DENSE, .act = -1 } },
+      "row 1 (dense \"dense1\"): act is -1, not from 0 to 5" },
+    { { { VECTOR(2) }, { DENSE, .no_bias = 2 } },
+      "row 1 (dense \"dense1\"): no_bias is 2, not from 0 to 1" },
+    { { { VECTOR(2) }, { DENSE, .no_decay = -1 } },
+      "row 1 (dense \"dense1\"): no_decay is -1, not from 0 to 1" },
+    { { { VECTOR(2) }, { DENSE, .lr = -1.0f } },
+      "row 1 (dense \"dense1\"): lr is negative or not finite" },
+    { { { VECTOR(2) }, { DENSE, .lr = NAN } },
+      "row 1 (dense \"dense1\"): lr is negative or not finite" },
+    { { { VECTOR(2) }, { DENSE, .act = NN_LEAKY_RELU, .slope = INFINITY } },
+      "row 1 (dense \"dense1\"): slope is negative or not finite" },
+    { { { IMAGE(4, 4, 1) }, { CONV, .kernel = { 3, -1 } } },
+      "row 1 (conv2d \"conv1\"): kernel[1] is -1, not from 0 to 65535" },
+    { { { IMAGE(4, 4, 1) }, { CONV, .kernel = { 65536 } } },
+      "row 1 (conv2d \"conv1\"): kernel[0] is 65536, not from 0 to 65535" },
+    { { { IMAGE(4, 4, 1) }, { CONV, .kernel = { 1 }, .pad = { 0, 0, 0, INT32_LARGEST } } },
+      "row 1 (conv2d \"conv1\"): pad[3] is 2147483647, not from 0 to 65535" },
+    { { { IMAGE(4, 4, 1) }, { CONV, .kernel = { 1 }, .stride = { 1, -2 } } },
+      "row 1 (conv2d \"conv1\"): stride[1] is -2, not from 0 to 65535" },
+    { { { IMAGE(4, 4, 1) }, { CONV, .kernel = { 1 }, .groups = -1 } },
+      "row 1 (conv2d \"conv1\"): groups is -1, not from 0 to 2147483647" },
+    { { { VECTOR(2) }, { .op = NN_BATCHNORM, .eps = -1.0f } },
+      "row 1 (batchnorm \"norm1\"): eps is negative or not finite" },
+    { { { VECTOR(2) }, { .op = NN_BATCHNORM, .momentum = 1.5f } },
+      "row 1 (batchnorm \"norm1\"): momentum must be from 0 to 1" },
+    { { { VECTOR(2) }, { .op = NN_DROPOUT, .rate = NAN } },
+      "row 1 (dropout \"dropout1\"): rate is negative or not finite" },
 
     /* windows */
-    { { { VECTOR(9) }, { CONV, .kernel = { 3 } } }, "row 1 (conv2d \"conv1\"): needs an image [H,W,C] as input" },
-    { { { .op = NN_INPUT, .shape = { 9, 2 } }, { POOL, .kernel = { 2 } } }, "row 1 (maxpool2d \"pool1\"): needs an image [H,W,C] as input" },
-    { { { VECTOR(9) }, { .op = NN_GLOBALAVGPOOL } }, "row 1 (globalavgpool \"gap1\"): needs an image [H,W,C] as input" },
-    { { { IMAGE(4, 4, 1) }, { .op = NN_CONV2D, .kernel = { 3 } } }, "row 1 (conv2d \"conv1\"): units is missing" },
+    { { { VECTOR(9) }, { CONV, .kernel = { 3 } } },
+      "row 1 (conv2d \"conv1\"): needs an image [H,W,C] as input" },
+    { { { .op = NN_INPUT, .shape = { 9, 2 } }, { POOL, .kernel = { 2 } } },
+      "row 1 (maxpool2d \"pool1\"): needs an image [H,W,C] as input" },
+    { { { VECTOR(9) }, { .op = NN_GLOBALAVGPOOL } },
+      "row 1 (globalavgpool \"gap1\"): needs an image [H,W,C] as input" },
+    { { { IMAGE(4, 4, 1) }, { .op = NN_CONV2D, .kernel = { 3 } } },
+      "row 1 (conv2d \"conv1\"): units is missing" },
     { { { IMAGE(4, 4, 1) }, { CONV } }, "row 1 (conv2d \"conv1\"): kernel is missing" },
-    { { { IMAGE(4, 4, 1) }, { CONV, .kernel = { 0, 3 } } }, "row 1 (conv2d \"conv1\"): kernel is missing" },
-    { { { IMAGE(4, 4, 1) }, { .op = NN_AVGPOOL2D } }, "row 1 (avgpool2d \"avgpool1\"): kernel is missing" },
-    { { { IMAGE(3, 3, 1) }, { CONV, .kernel = { 5 } } }, "row 1 (conv2d \"conv1\"): kernel 5x5 larger than input 3x3x1" },
-    { { { IMAGE(8, 3, 1) }, { CONV, .kernel = { 3, 4 } } }, "row 1 (conv2d \"conv1\"): kernel 3x4 larger than input 8x3x1" },
-    { { { IMAGE(1, 8, 3) }, { POOL, .kernel = { 2 } } }, "row 1 (maxpool2d \"pool1\"): kernel 2x2 larger than input 1x8x3" },
-    { { { IMAGE(5, 5, 1) }, { CONV, .kernel = { 3 }, .dilation = { 4 } } }, "row 1 (conv2d \"conv1\"): kernel 3x3 spans 9x9, larger than input 5x5x1" },
-    { { { IMAGE(4, 4, 1) }, { CONV, .kernel = { 2 }, .stride = { 0, 2 } } }, "row 1 (conv2d \"conv1\"): stride has a second element but no first" },
-    { { { IMAGE(4, 4, 1) }, { CONV, .kernel = { 2 }, .dilation = { 0, 2 } } }, "row 1 (conv2d \"conv1\"): dilation has a second element but no first" },
-    { { { IMAGE(4, 4, 1) }, { POOL, .kernel = { 2 }, .dilation = { 2 } } }, "row 1 (maxpool2d \"pool1\"): dilation is not a field of this op" },
-    { { { IMAGE(4, 4, 1) }, { POOL, .kernel = { 2 }, .pad = { 2 } } }, "row 1 (maxpool2d \"pool1\"): padding 2 and 0 must be smaller than the kernel's 2" },
-    { { { IMAGE(4, 4, 1) }, { POOL, .kernel = { 3, 2 }, .pad = { 2, 1, 2, 2 } } }, "row 1 (maxpool2d \"pool1\"): padding 1 and 2 must be smaller than the kernel's 2" },
-    { { { IMAGE(4, 4, 1) }, { .op = NN_AVGPOOL2D, .kernel = { 2 }, .pad = { 0, 0, 3, 0 } } }, "row 1 (avgpool2d \"avgpool1\"): padding 0 and 3 must be smaller than the kernel's 2" },
-    { { { IMAGE(4, 4, 3) }, { CONV, .kernel = { 1 }, .groups = 2 } }, "row 1 (conv2d \"conv1\"): 3 input and 2 output channels do not divide into 2 groups" },
-    { { { IMAGE(4, 4, 4) }, { .op = NN_CONV2D, .units = 6, .kernel = { 1 }, .groups = 4 } }, "row 1 (conv2d \"conv1\"): 4 input and 6 output channels do not divide into 4 groups" },
-    { { { IMAGE(4, 4, 4) }, { CONV, .kernel = { 1 }, .groups = INT32_LARGEST } }, "row 1 (conv2d \"conv1\"): 4 input and 2 output channels do not divide into 2147483647 "
+    { { { IMAGE(4, 4, 1) }, { CONV, .kernel = { 0, 3 } } },
+      "row 1 (conv2d \"conv1\"): kernel is missing" },
+    { { { IMAGE(4, 4, 1) }, { .op = NN_AVGPOOL2D } },
+      "row 1 (avgpool2d \"avgpool1\"): kernel is missing" },
+    { { { IMAGE(3, 3, 1) }, { CONV, .kernel = { 5 } } },
+      "row 1 (conv2d \"conv1\"): kernel 5x5 larger than input 3x3x1" },
+    { { { IMAGE(8, 3, 1) }, { CONV, .kernel = { 3, 4 } } },
+      "row 1 (conv2d \"conv1\"): kernel 3x4 larger than input 8x3x1" },
+    { { { IMAGE(1, 8, 3) }, { POOL, .kernel = { 2 } } },
+      "row 1 (maxpool2d \"pool1\"): kernel 2x2 larger than input 1x8x3" },
+    { { { IMAGE(5, 5, 1) }, { CONV, .kernel = { 3 }, .dilation = { 4 } } },
+      "row 1 (conv2d \"conv1\"): kernel 3x3 spans 9x9, larger than input 5x5x1" },
+    { { { IMAGE(4, 4, 1) }, { CONV, .kernel = { 2 }, .stride = { 0, 2 } } },
+      "row 1 (conv2d \"conv1\"): stride has a second element but no first" },
+    { { { IMAGE(4, 4, 1) }, { CONV, .kernel = { 2 }, .dilation = { 0, 2 } } },
+      "row 1 (conv2d \"conv1\"): dilation has a second element but no first" },
+    { { { IMAGE(4, 4, 1) }, { POOL, .kernel = { 2 }, .dilation = { 2 } } },
+      "row 1 (maxpool2d \"pool1\"): dilation is not a field of this op" },
+    { { { IMAGE(4, 4, 1) }, { POOL, .kernel = { 2 }, .pad = { 2 } } },
+      "row 1 (maxpool2d \"pool1\"): padding 2 and 0 must be smaller than the kernel's 2" },
+    { { { IMAGE(4, 4, 1) }, { POOL, .kernel = { 3, 2 }, .pad = { 2, 1, 2, 2 } } },
+      "row 1 (maxpool2d \"pool1\"): padding 1 and 2 must be smaller than the kernel's 2" },
+    { { { IMAGE(4, 4, 1) }, { .op = NN_AVGPOOL2D, .kernel = { 2 }, .pad = { 0, 0, 3, 0 } } },
+      "row 1 (avgpool2d \"avgpool1\"): padding 0 and 3 must be smaller than the kernel's 2" },
+    { { { IMAGE(4, 4, 3) }, { CONV, .kernel = { 1 }, .groups = 2 } },
+      "row 1 (conv2d \"conv1\"): 3 input and 2 output channels do not divide into 2 groups" },
+    { { { IMAGE(4, 4, 4) }, { .op = NN_CONV2D, .units = 6, .kernel = { 1 }, .groups = 4 } },
+      "row 1 (conv2d \"conv1\"): 4 input and 6 output channels do not divide into 4 groups" },
+    { { { IMAGE(4, 4, 4) }, { CONV, .kernel = { 1 }, .groups = INT32_LARGEST } },
+      "row 1 (conv2d \"conv1\"): 4 input and 2 output channels do not divide into 2147483647 "
       "groups" },
 
     /* sizes: the first dimension, or the product, passes what 32 or 64 bits hold */
     { { { VECTOR(1 << 30) } }, "row 0 (input \"x\"): its output has 2^30 elements or more" },
-    { { { IMAGE(INT32_LARGEST, 1, 1) } }, "row 0 (input \"x\"): its output has 2^30 elements or more" },
-    { { { IMAGE(INT32_LARGEST, INT32_LARGEST, INT32_LARGEST) } }, "row 0 (input \"x\"): its output has 2^30 elements or more" },
+    { { { IMAGE(INT32_LARGEST, 1, 1) } },
+      "row 0 (input \"x\"): its output has 2^30 elements or more" },
+    { { { IMAGE(INT32_LARGEST, INT32_LARGEST, INT32_LARGEST) } },
+      "row 0 (input \"x\"): its output has 2^30 elements or more" },
     { { { IMAGE(65536, 65536, 65536) } }, /* 2^48: zero in 32 bits */
-"row 0 (input \"x\"): its output has 2^30 elements or more" },
+      "row 0 (input \"x\"): its output has 2^30 elements or more" },
     { { { IMAGE(1 << 22, 1 << 21, 1 << 21) } }, /* 2^64: zero in 64 bits */
-"row 0 (input \"x\"): its output has 2^30 elements or more" },
-    { { { VECTOR(1) }, { .op = NN_DENSE, .units = INT32_LARGEST } }, "row 1 (dense \"dense1\"): its output has 2^30 elements or more" },
-    { { { VECTOR(1 << 29) }, { .op = NN_DENSE, .units = 1 << 29 } }, "row 1 (dense \"dense1\"): a tensor has 2^30 elements or more" },
+      "row 0 (input \"x\"): its output has 2^30 elements or more" },
+    { { { VECTOR(1) }, { .op = NN_DENSE, .units = INT32_LARGEST } },
+      "row 1 (dense \"dense1\"): its output has 2^30 elements or more" },
+    { { { VECTOR(1 << 29) }, { .op = NN_DENSE, .units = 1 << 29 } },
+      "row 1 (dense \"dense1\"): a tensor has 2^30 elements or more" },
     { { { VECTOR(32768) }, { .op = NN_DENSE, .units = 32768 } }, /* 2^30 */
-"row 1 (dense \"dense1\"): a tensor has 2^30 elements or more" },
-    { { { IMAGE(1, 1, 65536) }, { .op = NN_CONV2D, .units = 65536, .kernel = { 1 } } }, "row 1 (conv2d \"conv1\"): a tensor has 2^30 elements or more" },
-    { { { IMAGE(40000, 1, 1) }, { .op = NN_CONV2D, .units = 40000, .kernel = { 1 } } }, "row 1 (conv2d \"conv1\"): its output has 2^30 elements or more" },
-    { { { IMAGE(5, 5, 1) }, { CONV, .kernel = { 1 }, .pad = { 65535, 65535, 65535, 65535 } } }, "row 1 (conv2d \"conv1\"): its output has 2^30 elements or more" },
+      "row 1 (dense \"dense1\"): a tensor has 2^30 elements or more" },
+    { { { IMAGE(1, 1, 65536) }, { .op = NN_CONV2D, .units = 65536, .kernel = { 1 } } },
+      "row 1 (conv2d \"conv1\"): a tensor has 2^30 elements or more" },
+    { { { IMAGE(40000, 1, 1) }, { .op = NN_CONV2D, .units = 40000, .kernel = { 1 } } },
+      "row 1 (conv2d \"conv1\"): its output has 2^30 elements or more" },
+    { { { IMAGE(5, 5, 1) }, { CONV, .kernel = { 1 }, .pad = { 65535, 65535, 65535, 65535 } } },
+      "row 1 (conv2d \"conv1\"): its output has 2^30 elements or more" },
 
     /* share */
-    { { { VECTOR(2) }, { DENSE, .name = "a", .share = "b" }, { DENSE, .name = "b" } }, "row 1 (dense \"a\"): no row above it is called b" },
-    { { { VECTOR(2) }, { DENSE, .name = "a", .share = "a" } }, "row 1 (dense \"a\"): no row above it is called a" },
-    { { { VECTOR(2) }, { DENSE, .name = "a" }, { .op = NN_FLATTEN, .share = "a" } }, "row 2 (flatten \"flatten1\"): has no tensors to share" },
-    { { { VECTOR(2) }, { DENSE, .name = "a" }, { .op = NN_DENSE, .units = 3, .share = "a" } }, "row 2 (dense \"dense2\"): shares a, whose tensors are not of the same shapes" },
-    { { { VECTOR(2) }, { DENSE, .name = "a", .no_bias = 1 }, { DENSE, .share = "a" } }, "row 2 (dense \"dense2\"): shares a, whose tensors are not of the same shapes" },
-    { { { IMAGE(4, 4, 2) }, { CONV, .name = "a", .kernel = { 3, 1 }, .pad = { 1, 0, 1, 0 } },
-        { CONV, .kernel = { 1, 3 }, .share = "a" } }, "row 2 (conv2d \"conv2\"): shares a, whose tensors are not of the same shapes" },
-    { { { VECTOR(2) }, { DENSE, .share = "x" } }, "row 1 (dense \"dense1\"): shares x, which is an input and no dense" },
-    { { { VECTOR(2) }, { DENSE, .name = "a" }, { DENSE, .share = "a", .lr = 0.1f } }, "row 2 (dense \"dense2\"): lr and no_decay belong on the row whose tensors it shares" },
+    { { { VECTOR(2) }, { DENSE, .name = "a", .share = "b" }, { DENSE, .name = "b" } },
+      "row 1 (dense \"a\"): no row above it is called b" },
+    { { { VECTOR(2) }, { DENSE, .name = "a", .share = "a" } },
+      "row 1 (dense \"a\"): no row above it is called a" },
+    { { { VECTOR(2) }, { DENSE, .name = "a" }, { .op = NN_FLATTEN, .share = "a" } },
+      "row 2 (flatten \"flatten1\"): has no tensors to share" },
+    { { { VECTOR(2) }, { DENSE, .name = "a" }, { .op = NN_DENSE, .units = 3, .share = "a" } },
+      "row 2 (dense \"dense2\"): shares a, whose tensors are not of the same shapes" },
+    { { { VECTOR(2) }, { DENSE, .name = "a", .no_bias = 1 }, { DENSE, .share = "a" } },
+      "row 2 (dense \"dense2\"): shares a, whose tensors are not of the same shapes" },
+    { { { IMAGE(4, 4, 2) },
+        { CONV, .name = "a", .kernel = { 3, 1 }, .pad = { 1, 0, 1, 0 } },
+        { CONV, .kernel = { 1, 3 }, .share = "a" } },
+      "row 2 (conv2d \"conv2\"): shares a, whose tensors are not of the same shapes" },
+    { { { VECTOR(2) }, { DENSE, .share = "x" } },
+      "row 1 (dense \"dense1\"): shares x, which is an input and no dense" },
+    { { { VECTOR(2) }, { DENSE, .name = "a" }, { DENSE, .share = "a", .lr = 0.1f } },
+      "row 2 (dense \"dense2\"): lr and no_decay belong on the row whose tensors it shares" },
 };
 
 static int build_rows(const void *rows, const nn_opts *o) {
@@ -320,7 +412,7 @@ TEST(wrong_rows) {
 TEST(too_many_rows) {
     enum { MOST = 9999 };
     nn_layer *rows = (nn_layer *)calloc(MOST + 2, sizeof *rows);
-    char (*name)[16] = (char(*)[16])calloc(MOST + 1, sizeof *name);
+    char(*name)[16] = (char(*)[16])calloc(MOST + 1, sizeof *name);
     nn_opts o = plain();
     int i;
 
@@ -396,7 +488,8 @@ static const struct {
     { "input x y shape=2", "row 0 (input \"x\"): no row above it is called y" },
     { IN "dense d - units=2", "row 1 (dense \"d\"): only the first row has no input" },
     { IN "dense d y units=2", "row 1 (dense \"d\"): no row above it is called y" },
-    { IN "dense a b units=2; dense b a units=2", "row 1 (dense \"a\"): no row above it is called b" },
+    { IN "dense a b units=2; dense b a units=2",
+      "row 1 (dense \"a\"): no row above it is called b" },
     { IN "dense d x,x units=2", "row 1 (dense \"d\"): has 2 inputs, needs 1 to 1" },
     { IN "add s x", "row 1 (add \"s\"): has 1 inputs, needs 2 to 8" },
     { IN "add s x,x,x,x,x,x,x,x,x", "row 1 (add \"s\"): more than 8 inputs" },
@@ -431,8 +524,9 @@ static const struct {
     { IN "dense d x units=two", "row 1 (dense \"d\"): units=two is no value for it" },
     { IN "dense d x units=2147483648", "row 1 (dense \"d\"): units=2147483648 is no value for it" },
     { IN "dense d x units=18446744073709551618", /* 2^64 + 2 */
-"row 1 (dense \"d\"): units=18446744073709551618 is no value for it" },
-    { IN "dense d x units=2147483647", "row 1 (dense \"d\"): its output has 2^30 elements or more" },
+      "row 1 (dense \"d\"): units=18446744073709551618 is no value for it" },
+    { IN "dense d x units=2147483647",
+      "row 1 (dense \"d\"): its output has 2^30 elements or more" },
     { IN "dense d x units=2,2", "row 1 (dense \"d\"): units takes 1 values" },
     { "input x - shape=1,2,3,4", "row 0 (input \"x\"): shape takes 3 values" },
     { "input x - shape=1,,3", "row 0 (input \"x\"): shape= is no value for it" },
@@ -457,12 +551,15 @@ static const struct {
     { IN "dropout d x rate=5e-", "row 1 (dropout \"d\"): rate=5e- is no value for it" },
     { IN "dropout d x rate=5e-19", "row 1 (dropout \"d\"): rate=5e-19 is no value for it" },
     { IN "dropout d x rate=5e19", "row 1 (dropout \"d\"): rate=5e19 is no value for it" },
-    { IN "dropout d x rate=5e4294967296", "row 1 (dropout \"d\"): rate=5e4294967296 is no value for it" },
+    { IN "dropout d x rate=5e4294967296",
+      "row 1 (dropout \"d\"): rate=5e4294967296 is no value for it" },
     { IN "dropout d x rate=100e18", /* 10^20 passes 2^64 */
-"row 1 (dropout \"d\"): rate=100e18 is no value for it" },
-    { IN "dropout d x rate=0.1234567890123456789", "row 1 (dropout \"d\"): rate=0.1234567890123456789 is no value for it" },
+      "row 1 (dropout \"d\"): rate=100e18 is no value for it" },
+    { IN "dropout d x rate=0.1234567890123456789",
+      "row 1 (dropout \"d\"): rate=0.1234567890123456789 is no value for it" },
     { IN "dropout d x rate=x3f00000", "row 1 (dropout \"d\"): rate=x3f00000 is no value for it" },
-    { IN "dropout d x rate=x3f0000000", "row 1 (dropout \"d\"): rate=x3f0000000 is no value for it" },
+    { IN "dropout d x rate=x3f0000000",
+      "row 1 (dropout \"d\"): rate=x3f0000000 is no value for it" },
     { IN "dropout d x rate=x3F000000", "row 1 (dropout \"d\"): rate=x3F000000 is no value for it" },
     { IN "dropout d x rate=1", "row 1 (dropout \"d\"): rate must be between 0 and 1" },
     { IN "dropout d x rate=x00000000", "row 1 (dropout \"d\"): rate must be between 0 and 1" },
@@ -553,7 +650,8 @@ TEST(texts_at_the_limits) {
 enum { MLP, CLASSES, SHARED, NORM, BARE, NETS };
 
 static const nn_layer nets[NETS][5] = {
-    { { VECTOR(2) }, { .op = NN_DENSE, .name = "a", .units = 3, .act = NN_TANH },
+    { { VECTOR(2) },
+      { .op = NN_DENSE, .name = "a", .units = 3, .act = NN_TANH },
       { .op = NN_DENSE, .name = "head", .units = 1, .act = NN_SIGMOID } },
     { { VECTOR(2) }, { .op = NN_DENSE, .name = "head", .units = 3, .act = NN_SOFTMAX } },
     { { VECTOR(2) }, { DENSE, .name = "a" }, { DENSE, .name = "b", .share = "a" } },
@@ -622,19 +720,31 @@ static const wrong_opts opts_table[] = {
     { CLASSES, { .loss = NN_BCE }, "row 1 (dense \"head\"): " MISMATCH },
 
     /* fuse_update and budget */
-    { SHARED, { .train = "*", TRAIN, .fuse_update = 1 }, "fuse_update: row 1 (dense \"a\") shares its tensors, so its gradients have to be summed "
+    { SHARED,
+      { .train = "*", TRAIN, .fuse_update = 1 },
+      "fuse_update: row 1 (dense \"a\") shares its tensors, so its gradients have to be summed "
       "first" },
-    { MLP, { .train = "*", TRAIN, .fuse_update = 1, .input_grad = 1 }, "fuse_update: input_grad is for nn_backward, which cannot be called then" },
+    { MLP,
+      { .train = "*", TRAIN, .fuse_update = 1, .input_grad = 1 },
+      "fuse_update: input_grad is for nn_backward, which cannot be called then" },
 };
 
 /* What only a build looks at. */
 static const wrong_opts weights_table[] = {
     { MLP, { .weights = weights }, "weights_size: 0 bytes, the rows need 52" },
-    { MLP, { .weights = weights, .weights_size = MLP_FLOATS }, "weights_size: 13 bytes, the rows need 52" },
-    { MLP, { .weights = weights, .weights_size = 4 * MLP_FLOATS + 4 }, "weights_size: 56 bytes, the rows need 52" },
-    { MLP, { .weights = weights, .weights_size = 4 * MLP_FLOATS - 1, .in_place = 1 }, "weights_size: 51 bytes, the rows need 52" },
+    { MLP,
+      { .weights = weights, .weights_size = MLP_FLOATS },
+      "weights_size: 13 bytes, the rows need 52" },
+    { MLP,
+      { .weights = weights, .weights_size = 4 * MLP_FLOATS + 4 },
+      "weights_size: 56 bytes, the rows need 52" },
+    { MLP,
+      { .weights = weights, .weights_size = 4 * MLP_FLOATS - 1, .in_place = 1 },
+      "weights_size: 51 bytes, the rows need 52" },
     { MLP, { .in_place = 1 }, "in_place: there are no weights to use where they lie" },
-    { MLP, { TRAIN, .train = "head", .in_place = 1 }, "in_place: there are no weights to use where they lie" },
+    { MLP,
+      { TRAIN, .train = "head", .in_place = 1 },
+      "in_place: there are no weights to use where they lie" },
     { MLP, { .weights_size = 4 * MLP_FLOATS }, "weights_size is 52, but weights is NULL" },
     { MLP, { .resume = 1 }, "resume: only nn_load resumes" },
 };
@@ -660,10 +770,12 @@ static int return_seven(void *user, float *grad, uint32_t count) {
 
 TEST(options_against_outputs) {
     static const nn_layer one[] = { { VECTOR(2) }, { .op = NN_DENSE, .units = 1 }, { 0 } };
-    static const nn_layer map[] = { { IMAGE(4, 4, 1) }, { .op = NN_CONV2D, .units = 1, .kernel = { 1 } },
+    static const nn_layer map[] = { { IMAGE(4, 4, 1) },
+                                    { .op = NN_CONV2D, .units = 1, .kernel = { 1 } },
                                     { 0 } };
-    static const nn_layer folded[] = { { VECTOR(2) }, { DENSE, .name = "d" },
-                                       { .op = NN_ACTIVATION, .act = NN_SIGMOID }, { 0 } };
+    static const nn_layer folded[] = {
+        { VECTOR(2) }, { DENSE, .name = "d" }, { .op = NN_ACTIVATION, .act = NN_SIGMOID }, { 0 }
+    };
     nn_opts o = plain();
 
     o.loss = NN_CROSS_ENTROPY;
@@ -693,8 +805,8 @@ TEST(budgets) {
     o.budget = least;
     CHECK_EQ_INT(nn_memory(nets[MLP], &o), least);
     o.budget = least - 1;
-    snprintf(sentence, sizeof sentence,
-             "budget: %lld bytes, but one sample at a time needs %lld", least - 1, least);
+    snprintf(sentence, sizeof sentence, "budget: %lld bytes, but one sample at a time needs %lld",
+             least - 1, least);
     REFUSED(nn_memory(nets[MLP], &o), NN_ERR_MEMORY, sentence);
     REFUSED(build_rows(nets[MLP], &o), NN_ERR_MEMORY, sentence);
 
@@ -775,14 +887,14 @@ TEST(memory) {
 
 /* Weights of 4 GiB, whose size is zero in 32 bits. */
 TEST(weights_past_4_gib) {
-#define WIDE { .op = NN_DENSE, .units = 16384, .no_bias = 1 }
+#define WIDE \
+    { .op = NN_DENSE, .units = 16384, .no_bias = 1 }
     static const nn_layer rows[] = { { VECTOR(16384) }, WIDE, WIDE, WIDE, WIDE, { 0 } };
     nn_opts o = plain();
 
     o.weights = weights;
     o.in_place = 1;
-    REFUSED(build_rows(rows, &o), NN_ERR_OPTION,
-            "weights_size: 0 bytes, the rows need 4294967296");
+    REFUSED(build_rows(rows, &o), NN_ERR_OPTION, "weights_size: 0 bytes, the rows need 4294967296");
 }
 
 /* ---- calls ----------------------------------------------------------------------------------- */
@@ -936,12 +1048,10 @@ TEST(calls_of_inference) {
     REFUSED(nn_infer_to(&m, NULL, x, y, 1), NN_ERR_NAME, "no row is called NULL");
     REFUSED(nn_infer_from(&m, "zz", x, y, 1), NN_ERR_NAME, "no row is called zz");
     REFUSED(nn_infer_from(&m, NULL, x, y, 1), NN_ERR_NAME, "no row is called NULL");
-    REFUSED(nn_infer_to(&m, "c", x, y, 1), NN_ERR_CALL,
-            "row 1 (conv2d \"c\"): " NO_OUTPUT "use p");
+    REFUSED(nn_infer_to(&m, "c", x, y, 1), NN_ERR_CALL, "row 1 (conv2d \"c\"): " NO_OUTPUT "use p");
     REFUSED(nn_infer_from(&m, "c", x, y, 1), NN_ERR_CALL,
             "row 1 (conv2d \"c\"): " NO_OUTPUT "use p");
-    REFUSED(nn_infer_to(&m, "d", x, y, 1), NN_ERR_CALL,
-            "row 3 (dense \"d\"): " NO_OUTPUT "use r");
+    REFUSED(nn_infer_to(&m, "d", x, y, 1), NN_ERR_CALL, "row 3 (dense \"d\"): " NO_OUTPUT "use r");
     REFUSED(nn_infer_to(&m, "e", x, y, 1), NN_ERR_CALL,
             "row 5 (dense \"e\") is not a cut: row 6 (add \"s\") reads r above it");
     REFUSED(nn_infer_from(&m, "e", x, y, 1), NN_ERR_CALL,
@@ -978,11 +1088,13 @@ TEST(calls_of_inference) {
 
     /* the same cuts stay refused when the rows are conv, activation, pool */
     o = plain();
-    if (!CHECK_EQ_INT(nn_build_text(&m, "input x - shape=4,4,1;conv2d c x units=2 kernel=3;"
-                                        "activation r c act=relu;maxpool2d p r kernel=2", &o), 0))
+    if (!CHECK_EQ_INT(nn_build_text(&m,
+                                    "input x - shape=4,4,1;conv2d c x units=2 kernel=3;"
+                                    "activation r c act=relu;maxpool2d p r kernel=2",
+                                    &o),
+                      0))
         return;
-    REFUSED(nn_infer_to(&m, "c", x, y, 1), NN_ERR_CALL,
-            "row 1 (conv2d \"c\"): " NO_OUTPUT "use p");
+    REFUSED(nn_infer_to(&m, "c", x, y, 1), NN_ERR_CALL, "row 1 (conv2d \"c\"): " NO_OUTPUT "use p");
     REFUSED(nn_infer_to(&m, "r", x, y, 1), NN_ERR_CALL,
             "row 2 (activation \"r\"): " NO_OUTPUT "use p");
     REFUSED(nn_infer_from(&m, "r", x, y, 1), NN_ERR_CALL,
@@ -1123,8 +1235,7 @@ TEST(calls_with_names) {
     REFUSED(nn_rollback(&m, y, 3), NN_ERR_CALL, sentence);
     REFUSED(nn_save_file(&m, NULL, 0), NN_ERR_CALL,
             "path is NULL, empty, or longer than 1024 bytes");
-    REFUSED(nn_save_file(&m, "", 0), NN_ERR_CALL,
-            "path is NULL, empty, or longer than 1024 bytes");
+    REFUSED(nn_save_file(&m, "", 0), NN_ERR_CALL, "path is NULL, empty, or longer than 1024 bytes");
 
     /* what is shared with another model, or lies in flash, cannot be written */
     o.train = NULL;
@@ -1372,8 +1483,7 @@ static void check_survives(int net, int optimizer, int fuse, int micro) {
     y[0] = y[1] = y[2] = NAN;
     CHECK_EQ_INT(nn_set(&m, "y.bias", y, (size_t)m.out_size), 0);
     size = state_of(&m, before);
-    REFUSED(nn_train(&m, x, t, SAMPLES), NN_ERR_NAN,
-            "the loss of sample 0 is not finite");
+    REFUSED(nn_train(&m, x, t, SAMPLES), NN_ERR_NAN, "the loss of sample 0 is not finite");
     check_same_state(&m, before, size);
     nn_free(&m);
     nn_free(&twin);
@@ -1409,8 +1519,7 @@ TEST(loss_not_finite_elsewhere) {
     check_same_state(&m, before, size);
     fill_data();
     x[3 * 3] = NAN;
-    REFUSED(nn_eval(&m, x, targets, 4), NN_ERR_NAN,
-            "the loss of sample 3 is not finite");
+    REFUSED(nn_eval(&m, x, targets, 4), NN_ERR_NAN, "the loss of sample 3 is not finite");
     check_same_state(&m, before, size);
     /* behind the first turn of inference the number still counts from the caller's first sample */
     x[3 * 3] = 0;
@@ -1636,8 +1745,7 @@ TEST(files) {
 
     bytes[f.size - 1] ^= 1;
     REFUSED(load(&f, &o), NN_ERR_FILE_CRC, "the file is damaged: its checksum is wrong");
-    check_small_buffers(load, &f, o, NN_ERR_FILE_CRC,
-                        "the file is damaged: its checksum is wrong");
+    check_small_buffers(load, &f, o, NN_ERR_FILE_CRC, "the file is damaged: its checksum is wrong");
     bytes[f.size - 1] ^= 1;
     o.weights = weights;
     REFUSED(load(&f, &o), NN_ERR_OPTION, "weights: a file brings its own");

@@ -57,7 +57,7 @@ static struct {
 static void record(int kind, double error, const char *where) {
     if (!(error <= worst[kind].error)) {
         worst[kind].error = error;
-        snprintf(worst[kind].where, sizeof worst[kind].where, "%s", where);
+        snprintf(worst[kind].where, sizeof worst[kind].where, "%.90s", where);
     }
 }
 
@@ -392,7 +392,7 @@ static void run_case(const golden *g, const net_case *c) {
     nn_opts o;
     char train[64];
     const float *first;
-    size_t n;
+    size_t n = 0;
 
     memset(&j, 0, sizeof j);
     j.g = g;

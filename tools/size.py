@@ -27,7 +27,6 @@ LINK = ["-nostartfiles", "--specs=nano.specs", "-Wl,--gc-sections",
 CPUS = {  # compiler's flags, QEMU's machine, KiB of RAM
     "M4F": (["-mcpu=cortex-m4", "-mfpu=fpv4-sp-d16", "-mfloat-abi=hard"], "mps2-an386", 128),
     "M3": (["-mcpu=cortex-m3", "-mfloat-abi=soft"], "mps2-an385", 128),
-    # gcc 12.2 -Os for Thumb-1 pops its scratch into r1, which -fipa-ra has told the caller is kept.
     "M0": (["-mcpu=cortex-m0", "-mfloat-abi=soft"], "microbit", 16),
 }
 MACHINES = [  # name, compiler's prefix, user-mode emulator
@@ -394,7 +393,8 @@ def firmware():
     table(["program", "total", "without planner, text, file"] + [g for g, _ in GROUPS] + OTHERS,
           flash)
     print("RAM in bytes (not the caller's input), and stack of a call in bytes at -Os. block:\n"
-          "where planning happens in the block; least: where it happened elsewhere, as with malloc.\n")
+          "where planning happens in the block; least: where it happened elsewhere, as with "
+          "malloc.\n")
     table(["program", "block", "least", "model", "block + model", "least + model",
            "M4F stack: build", "infer", "train", "M0 stack: build", "infer", "train"], memories)
     print("Instructions (not cycles) of a call for one sample, under QEMU.\n")
