@@ -12,7 +12,7 @@ total_passed=0 total_failed=0
 
 # tier NAME COMMAND...: runs a command whose last line is "N passed, N failed".
 tier() {
-    name=$1
+    title=$1
     shift
     start=$(date +%s)
     "$@" >$log 2>&1
@@ -24,7 +24,7 @@ tier() {
     fi
     [ "$f" -eq 0 ] || cat $log
     grep -h '^skipped' $log | sort -u
-    printf '%-44s %5d passed, %d failed  (%d s)\n' "$name" "$p" "$f" $(($(date +%s) - start))
+    printf '%-44s %5d passed, %d failed  (%d s)\n' "$title" "$p" "$f" $(($(date +%s) - start))
     total_passed=$((total_passed + p)) total_failed=$((total_failed + f))
 }
 
