@@ -123,7 +123,8 @@ def check_readme(path, folder):
     check(f"{path.name} shows {', '.join(EXPECTED)}", found == EXPECTED, f"found {found}")
     table = re.search(r"<!-- table: make memory -->\n((?:\|.*\n)+)", path.read_text())
     source = ROOT / "tests" / "firmware" / "probe_memory.c"
-    if run("the memory table's program builds", ["gcc", str(source), "-o", "memory"], folder) is not None:
+    build = ["gcc", str(source), "-o", "memory"]
+    if run("the memory table's program builds", build, folder) is not None:
         printed = run("it runs", [str(folder / "memory"), "--markdown"], folder)
         check("the memory table is what make memory prints", table and printed and
               table[1].strip() == printed.strip(), printed or "")

@@ -1,6 +1,7 @@
 /* The program of a probe: one model as firmware would hold it, in static memory and without a C
    library, run once and, where it trains, for some steps. probe_w1.c and probe_w3.c say which
-   model; tools/size.py builds them for Cortex-M and for the host and compares what they print. It defines
+   model; tools/size.py builds them for Cortex-M and for the host and compares what they print. It
+   defines
 
      PROBE_SOURCE   where the model comes from: one of the three below
      PROBE_TRAIN    what trains, as nn_opts.train; undefined: inference only

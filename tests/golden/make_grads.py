@@ -160,7 +160,8 @@ def check(found):
     wrong = [key for key in set(found) ^ set(have)]
     for key in set(found) & set(have):
         scale = max(float(np.max(np.abs(have[key]))), 1e-3) if have[key].size else 1.0
-        if found[key].shape != have[key].shape or np.max(np.abs(found[key] - have[key])) > 1e-5 * scale:
+        same = found[key].shape == have[key].shape
+        if not same or np.max(np.abs(found[key] - have[key])) > 1e-5 * scale:
             wrong.append(key)
     for key in sorted(wrong):
         print("FAILED: %s is not what the script makes" % key)
