@@ -2,6 +2,8 @@
 
 CC = cc
 CFLAGS = -O2
+# Most of the time of make test goes into compiling.
+TEST_CFLAGS = -O1
 PYTHON = python3
 STRICT =
 
@@ -37,8 +39,8 @@ examples: $(EXAMPLES) ## build the examples
 clean: ## remove what was built
 	rm -rf build
 
-build/test_%: tests/test_%.c tests/test.h nn.h | build
-	$(CC) $(WARN) $(CFLAGS) -I. $< -o $@ -lm
+build/test_%: tests/test_%.c tests/test.h tests/firmware/models.h nn.h | build
+	$(CC) $(WARN) $(TEST_CFLAGS) -I. $< -o $@ -lm
 
 build/bench: tests/bench.c tests/firmware/models.h nn.h | build
 	$(CC) -std=gnu99 -Wall -Wextra $(CFLAGS) -I. $< -o $@
