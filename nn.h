@@ -375,7 +375,7 @@ typedef struct nn_opts {
                             it fits (the same result); 0: no bound */
     const char *train;   /* NULL: inference; "*": everything; "head" or "conv3* head": these rows,
                             the rest frozen. A pattern that matches no row with parameters is an
-                            error */
+                            error. Outlives the model, for nn_save stores it */
     int32_t loss;        /* NN_MSE, NN_BCE, NN_CROSS_ENTROPY; required to train or nn_eval */
     int32_t optimizer;   /* NN_SGD (0) or NN_ADAM */
     float lr;            /* learning rate; required with something to train */
@@ -4780,7 +4780,7 @@ NNDEF int nn_run_some(nn_model *m, int k) {
     int64_t left;
     int err = nn__argument(m, 1, "");
     if (!err && k < 0) err = NN__FAIL(&m->opts, NN_ERR_CALL, "k is %d, must be 0 or more", k);
-    if (!err) err = nn__argument(m, m->run.exec != NULL, "nothing has begun, or k is negative");
+    if (!err) err = nn__argument(m, m->run.exec != NULL, "nothing has begun");
     if (err) return err;
     while (k-- > 0 && m->run.pc < m->run.end) {
         err = m->run.exec(m);

@@ -1056,10 +1056,10 @@ TEST(calls_of_inference) {
             "row 5 (dense \"e\") is not a cut: row 6 (add \"s\") reads r above it");
     REFUSED(nn_infer_from(&m, "e", x, y, 1), NN_ERR_CALL,
             "row 5 (dense \"e\") is not a cut: row 6 (add \"s\") reads r above it");
-    REFUSED(nn_run_some(&m, 100), NN_ERR_CALL, "nothing has begun, or k is negative");
+    REFUSED(nn_run_some(&m, 100), NN_ERR_CALL, "nothing has begun");
     CHECK_EQ_INT(nn_begin_infer(&m, x, y, 4), 0);
     CHECK_EQ_INT(nn_infer(&m, x, dx, 1), 0);
-    REFUSED(nn_run_some(&m, 100), NN_ERR_CALL, "nothing has begun, or k is negative");
+    REFUSED(nn_run_some(&m, 100), NN_ERR_CALL, "nothing has begun");
     REFUSED(nn_infer(&m, NULL, y, 1), NN_ERR_CALL, "x or y is NULL");
     REFUSED(nn_infer(&m, x, NULL, 1), NN_ERR_CALL, "x or y is NULL");
     REFUSED(nn_infer(&m, x, y, -1), NN_ERR_CALL, "n is -1, must be 0 or more");
@@ -1129,7 +1129,7 @@ TEST(calls_of_training) {
             "row 8 (dense \"head\") trains, or reads a row that does: its output is not constant");
     REFUSED(nn_train_from(&m, "e", x, labels, 1), NN_ERR_CALL,
             "row 5 (dense \"e\") is not a cut: row 6 (add \"s\") reads r above it");
-    REFUSED(nn_run_some(&m, 1), NN_ERR_CALL, "nothing has begun, or k is negative");
+    REFUSED(nn_run_some(&m, 1), NN_ERR_CALL, "nothing has begun");
 
     REFUSED(nn_forward(&m, NULL, labels, y, 1), NN_ERR_CALL, "x is NULL");
     REFUSED(nn_forward(&m, x, labels, y, 0), NN_ERR_CALL, "n is 0, the model takes 1 to 4 samples");
@@ -1457,7 +1457,7 @@ static void check_survives(int net, int optimizer, int fuse, int micro) {
         check_same_state(&m, before, size);
         REFUSED(in_pieces(&m, t), NN_ERR_NAN, i == 2 ? sentence : in_x);
         check_same_state(&m, before, size);
-        REFUSED(nn_run_some(&m, 1), NN_ERR_CALL, "nothing has begun, or k is negative");
+        REFUSED(nn_run_some(&m, 1), NN_ERR_CALL, "nothing has begun");
         if (!micro) REFUSED(nn_forward(&m, x, t, NULL, SAMPLES), NN_ERR_NAN, sentence);
         check_same_state(&m, before, size);
         x[bad] = good;
