@@ -860,20 +860,25 @@ static void nn__sync_folder(const char *path) {
 #include <xmmintrin.h>
 #define NN__SQRT_SSE 1
 #endif
-#if (defined(__x86_64__) || defined(__i386__)) && defined(__clang__)
+#if (defined(__x86_64__) || defined(__i386__)) && defined(__GNUC__)
 #include <immintrin.h>
 #elif defined(_MSC_VER) && defined(__AVX2__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #if defined(__GNUC__) || defined(__clang__)
 #define NN__UNUSED __attribute__((unused))
+#define NN__ALIGNED __attribute__((aligned(64))) /* to a line of the cache */
 #define NN__INLINE static inline __attribute__((unused, always_inline))
 #elif defined(_MSC_VER)
 #define NN__UNUSED
+#define NN__ALIGNED
 #define NN__INLINE static __forceinline
 #else
 #define NN__UNUSED
+#define NN__ALIGNED
 #define NN__INLINE static inline
 #endif
 
@@ -888,6 +893,19 @@ static void nn__sync_folder(const char *path) {
 #endif
 #elif defined(__clang__)
 #pragma STDC FP_CONTRACT OFF
+#endif
+
+/* Around code that runs seldom: small is better than fast, for flash and for compile time. */
+#if defined(__clang__) && defined(__OPTIMIZE__)
+#define NN__SMALL_BEGIN                                                                      \
+    _Pragma("clang attribute push(__attribute__((minsize)), apply_to = function)")
+#define NN__SMALL_END _Pragma("clang attribute pop")
+#elif defined(__GNUC__) && !defined(__clang__) && defined(__OPTIMIZE__)
+#define NN__SMALL_BEGIN _Pragma("GCC push_options") _Pragma("GCC optimize(\"Os\")")
+#define NN__SMALL_END _Pragma("GCC pop_options")
+#else
+#define NN__SMALL_BEGIN
+#define NN__SMALL_END
 #endif
 
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
@@ -1322,6 +1340,24 @@ NN__INLINE float nn__sqrt(float x) {
 }
 #endif
 
+#if defined(NN__SQRT_SSE) && defined(__SSE2__)
+/* The product of two floats is exact in double. The sum is rounded to odd, so that rounding it to
+   float sees on which side of a tie it was (Boldo and Melquiond, 2008). */
+NN__NOINLINE float nn__fma_double(float a, float b, float c) {
+    __m128d p = _mm_mul_sd(_mm_set_sd((double)a), _mm_set_sd((double)b)), z = _mm_set_sd((double)c);
+    __m128d s = _mm_add_sd(p, z), t = _mm_sub_sd(s, p);
+    __m128d lost = _mm_add_sd(_mm_sub_sd(p, _mm_sub_sd(s, t)), _mm_sub_sd(z, t));
+    double sum = _mm_cvtsd_f64(s), rest = _mm_cvtsd_f64(lost);
+    uint64_t u;
+    if (rest > 0 || rest < 0) {
+        NN_MEMCPY(&u, &sum, 8);
+        if (!(u & 1)) u = (rest > 0) == (sum > 0) ? u + 1 : u - 1;
+        NN_MEMCPY(&sum, &u, 8);
+    }
+    return (float)sum;
+}
+#endif
+
 /* NN__FMA1: one hardware instruction where the target of this compilation has it. A definition made
    before this point stays (a stamp inside target("fma") knows more than these macros).
    gcc turns __builtin_fmaf into that instruction at every -O. clang does so only where it knows
@@ -1348,6 +1384,8 @@ NN__INLINE float nn__fma_hard(float a, float b, float c) {
 #define NN__FMA_ASM(a, b, c) __asm__("vfma.f32 %0, %1, %2" : "+t"(c) : "t"(a), "t"(b))
 #elif defined(__clang__) && defined(__riscv_flen)
 #define NN__FMA_ASM(a, b, c) __asm__("fmadd.s %0, %1, %2, %0" : "+f"(c) : "f"(a), "f"(b))
+#elif defined(NN__SQRT_SSE) && defined(__SSE2__)
+#define NN__FMA1(a, b, c) nn__fma_double(a, b, c)
 #else
 #define NN__FMA1(a, b, c) nn__fma_soft(a, b, c)
 #define NN__FMA1_IS_SOFT 1
@@ -1365,12 +1403,6 @@ NN__INLINE float nn__fma_hard(float a, float b, float c) {
 /* Added to the bits of x, it moves the step of the exponent field from powers of two to sqrt(1/2)
    times them: the bits of 1 less those of sqrt(1/2), 0x3f3504f3. */
 #define NN__SQRT_HALF 0x004afb0du
-
-NN__INLINE float nn__logb1(float x) {
-    /* 0x4b400000 are the bits of NN__MAGIC, 127 the bias of the exponent. */
-    float m = nn__from_bits(((nn__bits(x) + NN__SQRT_HALF) >> 23) + (0x4b400000u - 127u));
-    return m - NN__MAGIC;
-}
 
 /* >>random --------------------------------------------------------------------------------------
    Counter-based: a value is a function of a key and a position, so that recomputed, split and
@@ -1421,39 +1453,62 @@ static uint32_t nn__shuffled(uint64_t key, uint32_t i, uint32_t n) {
    The kernels of Part 4 behind one constant table. Every stamp of every kernel gives the same bits.
  */
 
-/* C[r][j] = sum over k of A[r][k] B[k][j] (+ bias[j]), k over n[2] x n[1] x n[0], the last fastest.
-   Strides are in floats. Columns are taken 16 at a time; those from column c on begin at b + c * bc
-   and c + c * cc. With b_panels (c_panels) the k strides of B and b0 (the row stride of C and c0)
-   count in widths of the panel, 16 or what is left: see >>plan. */
+/* C[r][j] = sum over k of A[r][k] B[k][j] (+ bias[j]), k over n[2] x n[1] x n[0], rows over the
+   same of rows[], the first fastest. Strides are in floats. Columns are taken 16 at a time; those
+   from column c on begin at b + c * bc and c + c * cc. With b_panels (c_panels) the k strides of B
+   and b0 (the row strides of C and c0) count in widths of the panel, 16 or what is left: see
+   >>plan. */
 typedef struct nn__gemm {
     const float *a, *b, *bias; /* bias NULL: none */
     float *c;
-    ptrdiff_t ar, ak[3];
+    ptrdiff_t ar[3], ak[3];
     ptrdiff_t bc, bj, b0, bk[3];
-    ptrdiff_t cc, cj, c0, cr;
-    int32_t rows, cols, n[3];
+    ptrdiff_t cc, c0, cr[3];
+    int32_t rows[3], cols, n[3];
     uint8_t b_panels, c_panels;
-    uint8_t add; /* continue from the partial sum in C; else from +0 */
+    uint8_t add;  /* continue from the partial sum in C; else from +0 */
+    uint8_t relu; /* C = relu(C) at the end */
 } nn__gemm;
+
+/* Max pooling of a row of windows, or back: x (dx) of all windows at distance step. */
+typedef struct nn__pool {
+    const float *x;
+    float *y, *dx;
+    unsigned char *keep;              /* winners, bits each, from number index on; NULL: none */
+    size_t index;
+    ptrdiff_t step, row, column;      /* of x: from window to window, and inside one */
+    ptrdiff_t y_step;                 /* of y and of index: from window to window */
+    int32_t windows, channels, h, w;  /* of a window, inside the image */
+    int32_t first, kw;                /* number of its first element, and of elements a row */
+    int bits;
+} nn__pool;
 
 /* Numbers of one optimizer step on one tensor. */
 typedef struct nn__step {
     float lr, momentum, decay;
     float beta1_rest, beta2, beta2_rest; /* 1 - beta1, beta2, 1 - beta2 */
-    float rate, root, eps;               /* p -= rate * m / (sqrt(v) / root + eps) */
+    float rate, root, eps;               /* p -= rate * m / (sqrt(v) * root + eps) */
 } nn__step;
 
 /* The kernels: type, name, arguments. */
 #define NN__KERNELS(X)                                                                            \
     X(void, gemm, (const nn__gemm *g))                                                            \
-    /* few columns: k (n[0] of them) in 16 lanes and a tree; with b_panels element k of column j  \
-       is b[k / 16 * bk[1] + k % 16 + j * bj * w], w the panel's width */                         \
+    /* rows[0] of few columns: k (n[0] of them) in 16 lanes and a tree; with b_panels element k of \
+       column j is b[k / 16 * bk[1] + k % 16 + j * bj * w], w the panel's width */                 \
     X(void, lanes, (const nn__gemm *g))                                                           \
+    /* channel by channel, B [k][cols]: C[r][j] = sum over k of A[r][k][j] B[k][j] */             \
+    X(void, channels, (const nn__gemm *g))                                                        \
     /* y = act(y), softmax along rows of width */                                                 \
     X(void, act, (float *y, size_t n, int32_t width, int act, float slope))                       \
-    /* y = (y * scale - mean[c]) / std[c], std 0: 1 */                                            \
+    /* y = (x * scale - mean[i % c]) / std[i % c], std 0: 1; c > 4: only one of each */           \
     X(void, affine,                                                                               \
-      (float *y, size_t n, int32_t c, float scale, const float *mean, const float *std))          \
+      (float *y, const void *x, int type, size_t n, int32_t c, float scale, const float *mean,    \
+       const float *std))                                                                         \
+    X(void, add, (float *y, const float *a, const float *b, size_t n))                            \
+    X(void, divide, (float *y, const float *x, float by, size_t n))                               \
+    /* s[j] += sum over rows of x[r * stride + j], in order */                                    \
+    X(void, add_rows, (float *s, const float *x, size_t rows, int32_t cols, ptrdiff_t stride))    \
+    X(void, maxpool, (const nn__pool *p))                                                         \
     /* y = (x - mean) * inv * weight + bias, by channel */                                        \
     X(void, normalize,                                                                            \
       (float *y, const float *x, size_t n, int32_t c, const float *mean, const float *inv,        \
@@ -1461,18 +1516,27 @@ typedef struct nn__step {
     /* 1 / sqrt(var + eps) */                                                                     \
     X(void, inverse_root, (float *out, const float *var, size_t n, float eps))                    \
     X(void, uniform, (float *p, const nn_tensor *t, int32_t groups, uint64_t key, float bound))   \
-    X(void, drop, (float *y, const float *x, size_t n, uint64_t key, float rate))                 \
+    /* 0 where 24 random bits are below, else x * scale */                                        \
+    X(void, drop,                                                                                 \
+      (float *y, const float *x, size_t n, uint64_t key, uint32_t below, float scale))            \
     NN__TRAINING_KERNELS(X)                                                                       \
     /* loss of one sample; grad NULL: value only; scale multiplies the gradient */                \
     X(float, mse, (float *grad, const float *y, const float *t, int32_t n, float scale))          \
     X(float, bce, (float *grad, const float *z, const float *t, int32_t n, float scale))          \
     X(float, cross_entropy, (float *grad, const float *z, int32_t label, int32_t n, float scale)) \
-    X(float, sum, (const float *x, size_t n))
+    X(float, sum, (const float *x, size_t n))                                                     \
+    /* is none a NaN or an infinity? */                                                           \
+    X(int, finite, (const float *x, size_t n))
 
 #ifdef NN_NO_TRAIN
 #define NN__TRAINING_KERNELS(X)
 #else
 #define NN__TRAINING_KERNELS(X)                                                                   \
+    /* columns [0, w) of B for n of k as one panel [k][16], padded with zeros */                  \
+    X(void, pack,                                                                                 \
+      (float *to, const float *b, const int32_t n[3], const ptrdiff_t bk[3], ptrdiff_t bj,        \
+       int32_t w))                                                                                \
+    X(void, unpool, (const nn__pool *p))                                                          \
     /* dy *= act'(x), from y = act(x) */                                                          \
     X(void, act_grad, (float *dy, const float *y, size_t n, int32_t width, int act, float slope)) \
     /* mean and biased variance by channel */                                                     \
@@ -1495,14 +1559,34 @@ typedef struct nn_kernels {
 #undef NN__X
 } nn_kernels;
 
-/* With one stamp its functions are called directly, so that a linker keeps only those in use. */
-#if (defined(__x86_64__) || defined(__i386__)) && defined(__GNUC__) && !defined(NN_NO_SIMD) && \
-    !defined(__FMA__)
-#define NN__DISPATCH 1
-#define NN__CALL(m, kernel, ...) (m)->kernels->kernel(__VA_ARGS__)
+/* Instruction sets that Part 4 is stamped for. */
+#define NN__PLAIN_C 0
+#define NN__AVX2 1
+#define NN__AVX512 2
+#define NN__NEON 3
+
+/* Which stamps there are. gcc for Windows does not align the stack for 32-byte vectors (its bug
+   54412), so it gets the plain one. With one stamp its functions are called directly, so that a
+   linker keeps only those in use. */
+#if defined(__GNUC__) && !defined(NN_NO_SIMD) && \
+    (defined(__x86_64__) || defined(__i386__)) && (defined(__clang__) || !defined(_WIN32))
+#define NN__X86 1
 #else
-#define NN__DISPATCH 0
+#define NN__X86 0
+#endif
+#if defined(__GNUC__) && !defined(NN_NO_SIMD) && defined(__aarch64__) && !NN__BIG_ENDIAN
+#define NN__ARM64 1
+#else
+#define NN__ARM64 0
+#endif
+#define NN__DISPATCH (NN__X86 || NN__ARM64)
+
+#if NN__DISPATCH
+#define NN__CALL(m, kernel, ...) (m)->kernels->kernel(__VA_ARGS__)
+#define NN__ROOM 4096 /* floats on the stack, for weights in another order and maps before a pool */
+#else
 #define NN__CALL(m, kernel, ...) ((void)(m), nn__##kernel##_f32_plain(__VA_ARGS__))
+#define NN__ROOM 1 /* none: firmware has no such stack, and scalar code no need of it */
 #define NN__X(type, name, arguments) static type nn__##name##_f32_plain arguments;
 NN__KERNELS(NN__X)
 #undef NN__X
@@ -1527,6 +1611,7 @@ static int nn__float_is_broken(void) {
            nn__bits(quotient[1]) != 0x3fd55555;
 }
 
+NN__SMALL_BEGIN
 /* >>fields --------------------------------------------------------------------------------------
    The one table of row fields: parsing, printing, validation and hashing are loops over it. */
 
@@ -2100,7 +2185,8 @@ enum { /* nn_tensor.flags; no space bit: in the block */
        NN__MOVES = 2, /* trained, or a running statistic of a row that trains */
        NN__RUNNING = 4,
        NN__IMAGE = 8,
-       NN__PARENT = 16
+       NN__PARENT = 16,
+       NN__STALE = 32 /* its gradient counts as zero, whatever memory holds */
 };
 enum { NN__CANONICAL, NN__PANELS }; /* nn_tensor.layout */
 
@@ -3077,6 +3163,7 @@ static int64_t nn__plan(nn_model *m, const nn__source *s, const nn_opts *given, 
     return total;
 }
 
+NN__SMALL_END
 /* >>ops -----------------------------------------------------------------------------------------
    One block an op, of one shape: formula and layout; shape (the only place that refuses); plan
    (scratch, what is kept for backward, what may be overwritten); forward; backward. Gradients of
@@ -3123,6 +3210,14 @@ static void nn__apply_act(const nn_model *m, const nn_cmd *c, float *y, size_t n
     NN__CALL(m, act, y, n, r->dim[2], r->act, slope);
 }
 
+/* Does the gradient of t only count as zero? Who asks makes it what it should be. */
+static int nn__take_stale(const nn_model *m, const nn_tensor *t) {
+    nn_tensor *own = &m->tensor[t->alias];
+    int stale = (own->flags & NN__STALE) != 0;
+    own->flags = (uint8_t)(own->flags & ~NN__STALE);
+    return stale;
+}
+
 #ifndef NN_NO_TRAIN
 static void nn__apply_act_grad(const nn_model *m, const nn_cmd *c, float *dy, const float *y,
                                size_t n) {
@@ -3133,6 +3228,14 @@ static void nn__apply_act_grad(const nn_model *m, const nn_cmd *c, float *dy, co
     NN__CALL(m, act_grad, dy, y, n, r->dim[2], r->act, slope);
 }
 
+/* Makes zero what only counts as zero. */
+static void nn__settle_grad(const nn_model *m) {
+    uint32_t i;
+    for (i = 0; i < m->tensor_count; i++)
+        if (nn__take_stale(m, &m->tensor[i]))
+            NN_MEMSET(nn__floats(m, m->tensor[i].grad), 0, 4 * (size_t)m->tensor[i].count);
+}
+
 /* The gradient of tensor k of a command's row, to add to; NULL: it does not train. With fuse_update
    it lies in the command's scratch, behind those of the tensors before it. */
 static float *nn__grad(const nn_model *m, const nn_cmd *c, int k) {
@@ -3140,22 +3243,30 @@ static float *nn__grad(const nn_model *m, const nn_cmd *c, int k) {
     uint32_t at = c->x2;
     int i = m->rows[c->row].op->fuses;
     if (!(t->flags & NN__IS_TRAINED)) return NULL;
-    if (t->grad != NN_AT_NONE) return nn__floats(m, t->grad);
+    if (t->grad != NN_AT_NONE) {
+        if (nn__take_stale(m, t)) NN_MEMSET(nn__floats(m, t->grad), 0, 4 * (size_t)t->count);
+        return nn__floats(m, t->grad);
+    }
     for (; i < k; i++) at += 4 * nn__tensor(m, c, i)->count;
     return nn__floats(m, at);
-}
-
-/* dbias[o] += sum over rows of dy[r][o], in order. */
-static void nn__bias_grad(float *dbias, const float *dy, size_t rows, int32_t cols) {
-    size_t r;
-    int32_t o;
-    for (r = 0; r < rows; r++, dy += cols)
-        for (o = 0; o < cols; o++) dbias[o] += dy[o];
 }
 
 static void nn__update_tensor(nn_model *m, const nn_tensor *t, uint32_t first, uint32_t count,
                               const float *g);
 #endif
+
+/* A product of a row: one sample, nothing set. */
+static void nn__begin_gemm(nn__gemm *g) {
+    int i;
+    NN_MEMSET(g, 0, sizeof *g);
+    for (i = 0; i < 3; i++) g->rows[i] = g->n[i] = 1;
+    g->bj = g->cc = g->cr[0] = 1;
+}
+
+/* Is relu left to the product of this row? */
+static uint8_t nn__relu_inside(const nn_model *m, const nn_cmd *c) {
+    return m->row[c->row].act == NN_RELU && !(c->flags & NN__NO_ACT);
+}
 
 /* B of a product is the weight t with k rows, as it lies. */
 static void nn__set_weight(const nn_model *m, const nn_tensor *t, nn__gemm *g) {
@@ -3237,15 +3348,23 @@ static void nn__input_forward(nn_model *m, const nn_cmd *c) {
     int32_t ch = m->row[c->row].dim[2], i;
     size_t size = (size_t)m->in_size, area = size / (size_t)ch, e;
     float *y = nn__floats(m, c->y), scale = row->scale != 0 ? row->scale : 1.0f;
+    int scaled = nn__input_is_scaled(row);
     for (i = 0; i < m->run.n; i++, y += size) {
         size_t at = nn__sample_number(m, i) * size;
         const unsigned char *bytes = m->run.data + at;
         const float *floats = (const float *)(const void *)m->run.data + at;
-        for (e = 0; e < size; e++) {
-            size_t to = row->order == NN_CHW ? e % area * (size_t)ch + e / area : e;
-            y[to] = row->type == NN_U8 ? (float)bytes[e] : floats[e];
+        if (row->order == NN_CHW) {
+            for (e = 0; e < size; e++)
+                y[e % area * (size_t)ch + e / area] =
+                    row->type == NN_U8 ? (float)bytes[e] : floats[e];
+            if (!scaled) continue;
+            NN__CALL(m, affine, y, y, NN_F32, size, ch, scale, row->mean, row->std);
+        } else if (row->type == NN_F32 && !scaled) {
+            NN_MEMCPY(y, floats, size * 4);
+        } else {
+            NN__CALL(m, affine, y, row->type == NN_U8 ? (const void *)bytes : floats, row->type,
+                     size, ch, scale, row->mean, row->std);
         }
-        if (nn__input_is_scaled(row)) NN__CALL(m, affine, y, size, ch, scale, row->mean, row->std);
     }
 }
 
@@ -3260,7 +3379,7 @@ static void nn__input_backward(nn_model *m, const nn_cmd *c) {
         for (e = 0; e < size; e++) dx[e] = dy[row->order == NN_CHW ? e % area * ch + e / area : e];
         if (!nn__input_is_scaled(row)) continue;
         for (e = 0; e < size; e++)
-            NN__CALL(m, affine, dx + e, 1, 1, row->scale != 0 ? row->scale : 1.0f, none,
+            NN__CALL(m, affine, dx + e, dx + e, NN_F32, 1, 1, row->scale != 0 ? row->scale : 1.0f, none,
                      row->std + (ch > 4                 ? 0
                                  : row->order == NN_CHW ? e / area
                                                         : e % ch));
@@ -3299,22 +3418,25 @@ static void nn__dense_forward(nn_model *m, const nn_cmd *c) {
     const nn_row *r = &m->row[c->row];
     const nn_tensor *w = nn__tensor(m, c, 0);
     nn__gemm g;
-    NN_MEMSET(&g, 0, sizeof g);
+    nn__begin_gemm(&g);
     g.a = nn__floats(m, c->x);
-    g.ar = nn__in(m, c)->dim[2];
+    g.ar[0] = nn__in(m, c)->dim[2];
     g.ak[0] = 1;
     nn__set_weight(m, w, &g);
     if (r->tensors > 1) g.bias = nn__values(m, nn__tensor(m, c, 1));
     g.c = nn__floats(m, c->y);
-    g.cc = g.cj = 1;
-    g.cr = r->dim[2];
-    g.rows = (int32_t)nn__samples(m) * r->dim[0] * r->dim[1];
+    g.cr[0] = r->dim[2];
+    g.rows[0] = (int32_t)nn__samples(m) * r->dim[0] * r->dim[1];
     g.cols = r->dim[2];
     g.n[0] = w->dim[1];
-    g.n[1] = g.n[2] = 1;
-    if (g.cols < NN__LANES) NN__CALL(m, lanes, &g);
-    else NN__CALL(m, gemm, &g);
-    nn__apply_act(m, c, g.c, (size_t)g.rows * (size_t)g.cols);
+    if (g.cols < NN__LANES) {
+        NN__CALL(m, lanes, &g);
+    } else {
+        g.relu = nn__relu_inside(m, c);
+        NN__CALL(m, gemm, &g);
+        if (g.relu) return;
+    }
+    nn__apply_act(m, c, g.c, (size_t)g.rows[0] * (size_t)g.cols);
 }
 
 #ifndef NN_NO_TRAIN
@@ -3323,20 +3445,18 @@ static void nn__dense_input_grad(const nn_model *m, const nn_cmd *c, int32_t row
     const nn_tensor *w = nn__tensor(m, c, 0);
     int32_t in = w->dim[1], out = w->dim[0], whole = w->layout == NN__PANELS ? out & ~15 : out;
     nn__gemm g;
-    NN_MEMSET(&g, 0, sizeof g);
+    nn__begin_gemm(&g);
     g.a = nn__floats(m, c->dy);
-    g.ar = out;
+    g.ar[0] = out;
     g.ak[0] = 1;
     g.ak[1] = NN__LANES;
     g.b = nn__values(m, w);
     g.c = nn__floats(m, c->dx);
-    g.cc = g.cj = 1;
-    g.cr = in;
-    g.rows = rows;
+    g.cr[0] = in;
+    g.rows[0] = rows;
     g.cols = in;
     g.n[0] = out;
-    g.n[1] = g.n[2] = 1;
-    g.bc = g.bj = 1;
+    g.bc = 1;
     g.bk[0] = in;
     if (in < NN__LANES) {
         g.b_panels = w->layout == NN__PANELS;
@@ -3366,18 +3486,18 @@ static void nn__dense_input_grad(const nn_model *m, const nn_cmd *c, int32_t row
    those are inputs, lanes go across outputs. [out,in] (fewer than 16 outputs): those are outputs.
  */
 static void nn__dense_weight_grad(const nn_model *m, const nn_cmd *c, int32_t rows, int32_t k_first,
-                                  int32_t k_count, int32_t col, int32_t cols, float *dw) {
+                                  int32_t k_count, int32_t col, int32_t cols, int add,
+                                  float *dw) {
     const nn_tensor *w = nn__tensor(m, c, 0);
     const float *x = nn__floats(m, c->x), *dy = nn__floats(m, c->dy);
     int32_t in = w->dim[1], out = w->dim[0];
     nn__gemm g;
-    NN_MEMSET(&g, 0, sizeof g);
-    g.bj = g.bc = g.cj = g.ar = 1;
+    nn__begin_gemm(&g);
+    g.bc = g.ar[0] = 1;
     g.n[0] = rows;
-    g.n[1] = g.n[2] = 1;
-    g.rows = k_count;
+    g.rows[0] = k_count;
     g.cols = cols;
-    g.add = 1;
+    g.add = (uint8_t)add;
     g.c = dw;
     if (w->layout == NN__PANELS) {
         g.a = x + k_first;
@@ -3385,15 +3505,13 @@ static void nn__dense_weight_grad(const nn_model *m, const nn_cmd *c, int32_t ro
         g.b = dy + col;
         g.bk[0] = out;
         g.cc = in;
-        g.cr = 1;
         g.c_panels = 1;
     } else {
         g.a = dy + k_first;
         g.ak[0] = out;
         g.b = x + col;
         g.bk[0] = in;
-        g.cc = 1;
-        g.cr = cols == in ? in : cols;
+        g.cr[0] = cols == in ? in : cols;
     }
     NN__CALL(m, gemm, &g);
 }
@@ -3401,24 +3519,23 @@ static void nn__dense_weight_grad(const nn_model *m, const nn_cmd *c, int32_t ro
 /* The update without a gradient buffer: a tile of the gradient at a time, summed in the same order.
  */
 static void nn__dense_fused_update(nn_model *m, const nn_cmd *c, int32_t rows) {
+    enum { TILE = NN__ROOM > 1 ? NN__ROOM : 4 * NN__LANES };
     const nn_tensor *w = nn__tensor(m, c, 0);
     int32_t in = w->dim[1], out = w->dim[0], k, j, kn, jn;
-    float tile[4 * NN__LANES];
+    NN__ALIGNED float tile[TILE];
     if (w->layout == NN__PANELS) {
         for (j = 0; j < out; j += NN__LANES)
-            for (k = 0; k < in; k += 4) {
+            for (k = 0; k < in; k += TILE / NN__LANES) {
                 jn = nn__min(NN__LANES, out - j);
-                kn = nn__min(4, in - k);
-                NN_MEMSET(tile, 0, sizeof tile);
-                nn__dense_weight_grad(m, c, rows, k, kn, j, jn, tile);
+                kn = nn__min(TILE / NN__LANES, in - k);
+                nn__dense_weight_grad(m, c, rows, k, kn, j, jn, 0, tile);
                 nn__update_tensor(m, w, (uint32_t)(j * in + k * jn), (uint32_t)(kn * jn), tile);
             }
     } else {
         for (k = 0; k < out; k++)
-            for (j = 0; j < in; j += 4 * NN__LANES) {
-                jn = nn__min(4 * NN__LANES, in - j);
-                NN_MEMSET(tile, 0, sizeof tile);
-                nn__dense_weight_grad(m, c, rows, k, 1, j, jn, tile);
+            for (j = 0; j < in; j += TILE) {
+                jn = nn__min(TILE, in - j);
+                nn__dense_weight_grad(m, c, rows, k, 1, j, jn, 0, tile);
                 nn__update_tensor(m, w, (uint32_t)(k * in + j), (uint32_t)jn, tile);
             }
     }
@@ -3432,11 +3549,15 @@ static void nn__dense_backward(nn_model *m, const nn_cmd *c) {
     nn__apply_act_grad(m, c, dy, nn__floats(m, c->y), (size_t)rows * (size_t)r->dim[2]);
     if (c->dx != NN_AT_NONE) nn__dense_input_grad(m, c, rows);
     if (!(w->flags & NN__IS_TRAINED)) return;
-    if (r->tensors > 1) nn__bias_grad(nn__grad(m, c, 1), dy, (size_t)rows, r->dim[2]);
-    if (w->grad == NN_AT_NONE) nn__dense_fused_update(m, c, rows);
-    else if (w->layout == NN__PANELS)
-        nn__dense_weight_grad(m, c, rows, 0, w->dim[1], 0, w->dim[0], nn__grad(m, c, 0));
-    else nn__dense_weight_grad(m, c, rows, 0, w->dim[0], 0, w->dim[1], nn__grad(m, c, 0));
+    if (r->tensors > 1)
+        NN__CALL(m, add_rows, nn__grad(m, c, 1), dy, (size_t)rows, r->dim[2], r->dim[2]);
+    if (w->grad == NN_AT_NONE) {
+        nn__dense_fused_update(m, c, rows);
+    } else {
+        int first = w->layout == NN__PANELS, add = !nn__take_stale(m, w);
+        nn__dense_weight_grad(m, c, rows, 0, w->dim[first], 0, w->dim[1 - first], add,
+                              nn__floats(m, w->grad));
+    }
 }
 #endif
 
@@ -3453,11 +3574,12 @@ NN__DEFINE_OP(dense, "dense", "weight bias", 1, 1, 0, NN__PLAIN, 1, nn__dense_sh
 
 typedef struct nn__conv {
     int32_t h, w, ci, oh, ow, co; /* input and output maps */
-    int32_t kh, kw, sh, sw, dh, dw, top, left, right;
-    int32_t groups, gi, go, k; /* channels in and out of a group; kh * kw * gi */
-    int32_t ph, pw, psh, psw, py,
-        px; /* pool inside: window, stride, pooled map; else 1 and the map */
-    int pooled;
+    int32_t kh, kw, sh, sw, dh, dw, top, left;
+    int32_t groups, gi, go, k;        /* channels in and out of a group; kh * kw * gi */
+    int32_t y0, y1, x0, x1;           /* outputs whose taps are all inside */
+    int32_t ph, pw, psh, psw, py, px; /* pool inside: window, stride, pooled map; else 1 and map */
+    int32_t gw;                       /* columns of the map's gradient that can differ from zero */
+    int pooled, depthwise;            /* one channel in and out of every group */
 } nn__conv;
 
 #define NN__POOL_BLOCK 8 /* windows of a row that a fused pool takes at a time */
@@ -3468,20 +3590,45 @@ static int32_t nn__out_size(int64_t in, int64_t pads, int64_t kernel, int64_t st
     return span < 0 ? 0 : (int32_t)(span / stride + 1);
 }
 
+/* The range of outputs [*lo, *hi) whose tap at offset (kernel position times dilation, less the
+   padding) lies in an input of size in. */
+static void nn__tap_range(int32_t in, int32_t out, int32_t stride, int32_t offset, int32_t *lo,
+                          int32_t *hi) {
+    *lo = offset < 0 ? (-offset + stride - 1) / stride : 0;
+    *hi = in - 1 - offset < 0 ? 0 : (in - 1 - offset) / stride + 1;
+    if (*hi > out) *hi = out;
+}
+
+/* The range of taps [*lo, *hi) that lie in the input, for the output whose first tap is at first.
+ */
+static void nn__valid_taps(int32_t in, int32_t kernel, int32_t dilation, int32_t first, int32_t *lo,
+                           int32_t *hi) {
+    *lo = first < 0 ? (-first + dilation - 1) / dilation : 0;
+    *hi = in - 1 - first < 0 ? 0 : (in - 1 - first) / dilation + 1;
+    if (*hi > kernel) *hi = kernel;
+    if (*hi < *lo) *hi = *lo;
+}
+
 static nn__conv nn__conv_of(const nn_model *m, uint32_t i) {
     const nn_layer *row = &m->rows[i];
     const nn_row *in = &m->row[m->input[m->row[i].input]];
+    int32_t unused;
     nn__conv v;
     NN_MEMSET(&v, 0, sizeof v);
     v.h = in->dim[0], v.w = in->dim[1], v.ci = in->dim[2];
     v.kh = nn__pair(row->kernel, 0, 1), v.kw = nn__pair(row->kernel, 1, 1);
     v.sh = nn__pair(row->stride, 0, 1), v.sw = nn__pair(row->stride, 1, 1);
     v.dh = nn__pair(row->dilation, 0, 1), v.dw = nn__pair(row->dilation, 1, 1);
-    v.top = row->pad[0], v.left = row->pad[1], v.right = row->pad[3];
+    v.top = row->pad[0], v.left = row->pad[1];
     v.oh = m->row[i].dim[0], v.ow = m->row[i].dim[1], v.co = m->row[i].dim[2];
     v.groups = nn__or1(row->groups);
     v.gi = v.ci / v.groups, v.go = v.co / v.groups;
     v.k = v.kh * v.kw * v.gi;
+    v.depthwise = v.groups > 1 && v.gi == 1 && v.go == 1;
+    nn__tap_range(v.h, v.oh, v.sh, -v.top, &v.y0, &unused);
+    nn__tap_range(v.h, v.oh, v.sh, (v.kh - 1) * v.dh - v.top, &unused, &v.y1);
+    nn__tap_range(v.w, v.ow, v.sw, -v.left, &v.x0, &unused);
+    nn__tap_range(v.w, v.ow, v.sw, (v.kw - 1) * v.dw - v.left, &unused, &v.x1);
     v.ph = v.pw = v.psh = v.psw = 1;
     v.py = v.oh, v.px = v.ow;
     v.pooled = m->row[i].fused != i;
@@ -3491,6 +3638,7 @@ static nn__conv nn__conv_of(const nn_model *m, uint32_t i) {
         v.psh = nn__pair(pool->stride, 0, v.ph), v.psw = nn__pair(pool->stride, 1, v.pw);
         v.py = m->row[m->row[i].fused].dim[0], v.px = m->row[m->row[i].fused].dim[1];
     }
+    v.gw = (v.px - 1) * v.psw + v.pw;
     return v;
 }
 
@@ -3592,148 +3740,181 @@ static void nn__conv2d_plan(const nn_model *m, uint32_t row, nn_need *need) {
     need->keep = nn__index_bytes(v.ph * v.pw, (int64_t)v.py * v.px * v.co);
 }
 
-/* The range of outputs [*lo, *hi) whose tap at offset (kernel position times dilation, less the
-   padding) lies in an input of size in. */
-static void nn__tap_range(int32_t in, int32_t out, int32_t stride, int32_t offset, int32_t *lo,
-                          int32_t *hi) {
-    *lo = offset < 0 ? (-offset + stride - 1) / stride : 0;
-    *hi = in - 1 - offset < 0 ? 0 : (in - 1 - offset) / stride + 1;
-    if (*hi > out) *hi = out;
-}
+/* A forward pass: the products of the map before the pool and the activation. */
+typedef struct nn__conv_pass {
+    nn__conv v;
+    nn__gemm p;        /* what all of them have in common, for group 0 from channel 0 on */
+    ptrdiff_t b1, b2;  /* from tap to tap in the weight, along kw and kh */
+    int merged;        /* the taps of a row are one run of k */
+} nn__conv_pass;
 
-/* The range of taps [*lo, *hi) that lie in the input, for the output whose first tap is at first.
- */
-static void nn__valid_taps(int32_t in, int32_t kernel, int32_t dilation, int32_t first, int32_t *lo,
-                           int32_t *hi) {
-    *lo = first < 0 ? (-first + dilation - 1) / dilation : 0;
-    *hi = in - 1 - first < 0 ? 0 : (in - 1 - first) / dilation + 1;
-    if (*hi > kernel) *hi = kernel;
-}
-
-/* Row oy, columns [ox, ox + count) and channels [c0, c0 + cols) of group g of the map before the
-   activation; all those columns have the taps [kw0, kw1) inside. */
-static void nn__conv_run(const nn_model *m, const nn__conv *v, const nn_tensor *t,
-                         const float *bias, const float *x, int32_t g, int32_t c0, int32_t cols,
-                         int32_t oy, int32_t ox, int32_t count, int32_t kw0, int32_t kw1, float *y,
-                         int32_t stride) {
-    int32_t kh0, kh1, iy = oy * v->sh - v->top, ix = ox * v->sw - v->left;
-    int packed = t->layout == NN__PANELS;
-    nn__gemm p;
-    NN_MEMSET(&p, 0, sizeof p);
-    nn__valid_taps(v->h, v->kh, v->dh, iy, &kh0, &kh1);
-    p.a = x + (((ptrdiff_t)iy + kh0 * v->dh) * v->w + ix + kw0 * v->dw) * v->ci + g * v->gi;
-    p.ar = (ptrdiff_t)v->sw * v->ci;
-    p.ak[0] = 1;
-    p.ak[1] = (ptrdiff_t)v->dw * v->ci;
-    p.ak[2] = (ptrdiff_t)v->dh * v->w * v->ci;
-    p.n[0] = v->gi;
-    p.n[1] = kw1 - kw0;
-    p.n[2] = kh1 - kh0;
-    nn__set_weight(m, t, &p);
-    p.b += ((ptrdiff_t)g * v->go + c0) * v->k;
-    if (packed) {
-        p.b0 = ((ptrdiff_t)kh0 * v->kw + kw0) * v->gi;
-        p.bk[1] = v->gi;
-        p.bk[2] = (ptrdiff_t)v->kw * v->gi;
-        if (v->groups == 1 && v->dw == 1) { /* the taps of a row are one run in x and in w */
-            p.n[0] *= p.n[1];
-            p.n[1] = 1;
-        }
-    } else {
-        p.b0 = (ptrdiff_t)kh0 * v->kw + kw0;
-        p.bk[0] = (ptrdiff_t)v->kh * v->kw;
-        p.bk[1] = 1;
-        p.bk[2] = v->kw;
-    }
-    if (bias) p.bias = bias + g * v->go + c0;
-    p.c = y;
-    p.cc = p.cj = 1;
-    p.cr = stride;
-    p.rows = count;
-    p.cols = cols;
-    NN__CALL(m, gemm, &p);
-}
-
-/* Columns [ox0, ox1) of row oy: the border a column at a time, what lies inside at once. */
-static void nn__conv_row(const nn_model *m, const nn__conv *v, const nn_cmd *c, const float *x,
-                         int32_t g, int32_t c0, int32_t cols, int32_t oy, int32_t ox0, int32_t ox1,
-                         float *y, int32_t stride) {
+static void nn__begin_conv(const nn_model *m, const nn_cmd *c, nn__conv_pass *f) {
     const nn_tensor *t = nn__tensor(m, c, 0);
-    const float *bias = m->row[c->row].tensors > 1 ? nn__values(m, nn__tensor(m, c, 1)) : NULL;
-    int32_t ox = ox0, end, lo, hi, inner_lo, inner_hi, unused;
-    nn__tap_range(v->w, v->ow, v->sw, -v->left, &inner_lo, &unused);
-    nn__tap_range(v->w, v->ow, v->sw, (v->kw - 1) * v->dw - v->left, &unused, &inner_hi);
-    for (; ox < ox1; ox = end) {
-        end = ox >= inner_lo && ox < inner_hi ? nn__min(inner_hi, ox1) : ox + 1;
-        nn__valid_taps(v->w, v->kw, v->dw, ox * v->sw - v->left, &lo, &hi);
-        nn__conv_run(m, v, t, bias, x, g, c0, cols, oy, ox, end - ox, lo, hi,
-                     y + (ptrdiff_t)(ox - ox0) * stride, stride);
+    nn__conv *v = &f->v;
+    nn__gemm *p = &f->p;
+    int panels = t->layout == NN__PANELS;
+    *v = nn__conv_of(m, c->row);
+    nn__begin_gemm(p);
+    p->ar[0] = (ptrdiff_t)v->sw * v->ci;
+    p->ar[1] = (ptrdiff_t)v->sh * v->w * v->ci;
+    p->ar[2] = (ptrdiff_t)v->h * v->w * v->ci;
+    p->ak[0] = 1;
+    p->ak[1] = (ptrdiff_t)v->dw * v->ci;
+    p->ak[2] = (ptrdiff_t)v->dh * v->w * v->ci;
+    p->relu = nn__relu_inside(m, c);
+    if (m->row[c->row].tensors > 1) p->bias = nn__values(m, nn__tensor(m, c, 1));
+    nn__set_weight(m, t, p);
+    f->b1 = panels ? v->gi : 1;
+    f->b2 = f->b1 * v->kw;
+    p->bk[0] = panels ? 1 : (ptrdiff_t)v->kh * v->kw;
+    p->bk[1] = f->b1;
+    p->bk[2] = f->b2;
+    f->merged = panels && v->groups == 1 && v->dw == 1;
+}
+
+/* Rows [y0, y1) and columns [x0, x1) of n samples' maps into y, which has steps per column, row and
+   sample; cols channels from c0 on. Outputs with the same taps inside go together. */
+static void nn__conv_rect(const nn_model *m, nn__conv_pass *f, const float *x, int32_t n,
+                          int32_t c0, int32_t cols, int32_t y0, int32_t y1, int32_t x0,
+                          int32_t x1, float *y, const ptrdiff_t step[3]) {
+    const nn__conv *v = &f->v;
+    nn__gemm p = f->p;
+    int32_t oy, ox, next_y, next_x, k, kh0, kh1, kw0, kw1;
+    int32_t g = v->depthwise ? 0 : c0 / v->go;
+    for (k = 0; k < 3; k++) p.cr[k] = step[k];
+    p.rows[2] = n;
+    p.cols = cols;
+    if (p.bias) p.bias += c0;
+    p.b += v->depthwise ? 0 : (ptrdiff_t)c0 * v->k;
+    for (oy = y0; oy < y1; oy = next_y) {
+        int32_t iy = oy * v->sh - v->top;
+        next_y = oy >= v->y0 && oy < v->y1 ? nn__min(v->y1, y1) : oy + 1;
+        if (next_y > oy + 1) kh0 = 0, kh1 = v->kh;
+        else nn__valid_taps(v->h, v->kh, v->dh, iy, &kh0, &kh1);
+        for (ox = x0; ox < x1; ox = next_x) {
+            int32_t ix = ox * v->sw - v->left;
+            next_x = ox >= v->x0 && ox < v->x1 ? nn__min(v->x1, x1) : ox + 1;
+            if (next_x > ox + 1) kw0 = 0, kw1 = v->kw;
+            else nn__valid_taps(v->w, v->kw, v->dw, ix, &kw0, &kw1);
+            p.a = x + (((ptrdiff_t)iy + kh0 * v->dh) * v->w + ix + kw0 * v->dw) * v->ci +
+                  (v->depthwise ? c0 : g * v->gi);
+            p.c = y + (oy - y0) * step[1] + (ox - x0) * step[0];
+            p.rows[0] = next_x - ox;
+            p.rows[1] = next_y - oy;
+            p.b0 = kh0 * f->b2 + kw0 * f->b1;
+            p.n[0] = v->gi;
+            p.n[1] = kw1 - kw0;
+            p.n[2] = kh1 - kh0;
+            if (f->merged) {
+                p.n[0] *= p.n[1];
+                p.n[1] = 1;
+            }
+            if (v->depthwise) NN__CALL(m, channels, &p);
+            else NN__CALL(m, gemm, &p);
+        }
     }
 }
 
-/* The winner of each window of a block, first in row order; NaN wins as in PyTorch. */
-static void nn__pool_block(const nn__conv *v, const float *map, int32_t width, int32_t cols,
-                           int32_t windows, float *y, unsigned char *keep, size_t index) {
-    int bits = nn__index_bits(v->ph * v->pw);
-    int32_t i, j, a, b;
-    for (i = 0; i < windows; i++)
-        for (j = 0; j < cols; j++) {
-            const float *from = map + (ptrdiff_t)i * v->psw * cols + j;
-            float best = *from;
-            uint32_t winner = 0;
-            for (a = 0; a < v->ph; a++)
-                for (b = 0; b < v->pw; b++) {
-                    float value = from[((ptrdiff_t)a * width + b) * cols];
-                    if (value > best || value != value) {
-                        best = value;
-                        winner = (uint32_t)(a * v->pw + b);
-                    }
-                }
-            y[(ptrdiff_t)i * v->co + j] = best;
-            if (keep)
-                nn__put_index(keep, bits, index + (size_t)i * (size_t)v->co + (size_t)j, winner);
-        }
+/* The blocks that a pool inside takes: cols channels, and how many windows of a row. */
+static int32_t nn__pool_windows(const nn__conv *v, int32_t *cols) {
+    int32_t room;
+    *cols = nn__min(v->go, NN__ROOM > 1 ? 2 * NN__LANES : NN__LANES);
+    room = NN__ROOM / *cols / v->ph; /* columns of the map */
+    if (room >= v->pw) return nn__min(v->px, (room - v->pw) / v->psw + 1);
+    *cols = nn__min(v->go, NN__LANES);
+    return nn__min(v->px, NN__POOL_BLOCK);
 }
 
-static void nn__conv_pooled(const nn_model *m, const nn__conv *v, const nn_cmd *c, const float *x,
+static void nn__conv_pooled(const nn_model *m, nn__conv_pass *f, const nn_cmd *c, const float *x,
                             float *y, unsigned char *keep) {
+    const nn__conv *v = &f->v;
+    NN__ALIGNED float room[NN__ROOM];
     float *map = nn__floats(m, c->tmp);
-    int32_t g, c0, py, px, a;
-    for (g = 0; g < v->groups; g++)
-        for (c0 = 0; c0 < v->go; c0 += NN__LANES)
-            for (py = 0; py < v->py; py++)
-                for (px = 0; px < v->px; px += NN__POOL_BLOCK) {
-                    int32_t windows = nn__min(NN__POOL_BLOCK, v->px - px);
-                    int32_t width = (windows - 1) * v->psw + v->pw,
-                            cols = nn__min(NN__LANES, v->go - c0);
-                    ptrdiff_t at = ((ptrdiff_t)py * v->px + px) * v->co + g * v->go + c0;
-                    for (a = 0; a < v->ph; a++)
-                        nn__conv_row(m, v, c, x, g, c0, cols, py * v->psh + a, px * v->psw,
-                                     px * v->psw + width, map + (ptrdiff_t)a * width * cols, cols);
-                    nn__apply_act(m, c, map, (size_t)v->ph * (size_t)width * (size_t)cols);
-                    nn__pool_block(v, map, width, cols, windows, y + at, keep, (size_t)at);
-                }
+    int32_t cols, c0, py, px, windows = nn__pool_windows(v, &cols);
+    nn__pool p;
+    NN_MEMSET(&p, 0, sizeof p);
+    if (v->ph * ((windows - 1) * v->psw + v->pw) * cols <= NN__ROOM) map = room;
+    p.x = map;
+    p.keep = keep;
+    p.bits = nn__index_bits(v->ph * v->pw);
+    p.h = v->ph;
+    p.w = p.kw = v->pw;
+    p.y_step = v->co;
+    for (c0 = 0; c0 < v->co; c0 += p.channels) {
+        p.channels = nn__min(cols, v->go - c0 % v->go);
+        p.column = p.channels;
+        p.step = (ptrdiff_t)v->psw * p.channels;
+        for (py = 0; py < v->py; py++)
+            for (px = 0; px < v->px; px += windows) {
+                ptrdiff_t step[3];
+                int32_t width;
+                p.windows = nn__min(windows, v->px - px);
+                width = (p.windows - 1) * v->psw + v->pw;
+                p.row = step[1] = (ptrdiff_t)width * p.channels;
+                step[0] = p.channels;
+                step[2] = 0;
+                p.index = ((size_t)py * (size_t)v->px + (size_t)px) * (size_t)v->co + (size_t)c0;
+                p.y = y + p.index;
+                nn__conv_rect(m, f, x, 1, c0, p.channels, py * v->psh, py * v->psh + v->ph,
+                              px * v->psw, px * v->psw + width, map, step);
+                if (!f->p.relu) nn__apply_act(m, c, map, (size_t)(v->ph * p.row));
+                NN__CALL(m, maxpool, &p);
+            }
+    }
+}
+
+/* Depthwise: 64 channels at a time, their weights [k][channel] on the stack. Returns whether that
+   fits; if not, every channel is a product of its own. */
+#define NN__DEPTH 64
+static int nn__is_wide_depthwise(const nn__conv *v) {
+    return v->depthwise && v->k * NN__DEPTH <= NN__ROOM;
+}
+
+static void nn__depthwise_weights(const nn__conv *v, const float *w, int32_t c0, int32_t cols,
+                                  float *room) {
+    int32_t k, j;
+    for (j = 0; j < cols; j++)
+        for (k = 0; k < v->k; k++) room[k * NN__DEPTH + j] = w[(ptrdiff_t)(c0 + j) * v->k + k];
 }
 
 static void nn__conv2d_forward(nn_model *m, const nn_cmd *c) {
-    nn__conv v = nn__conv_of(m, c->row);
+    nn__conv_pass f;
+    const nn__conv *v = &f.v;
     const float *x = nn__floats(m, c->x);
     float *y = nn__floats(m, c->y);
+    NN__ALIGNED float room[NN__ROOM];
     unsigned char *keep = nn__at(m, c->keep);
-    size_t s, map = (size_t)v.py * (size_t)v.px * (size_t)v.co;
-    int32_t g, oy;
-    for (s = 0; s < nn__samples(m); s++, x += (size_t)v.h * (size_t)v.w * (size_t)v.ci, y += map) {
-        if (v.pooled) {
-            nn__conv_pooled(m, &v, c, x, y, keep);
-            if (keep) keep += nn__index_bytes(v.ph * v.pw, (int64_t)map);
-            continue;
-        }
-        for (oy = 0; oy < v.oh; oy++)
-            for (g = 0; g < v.groups; g++)
-                nn__conv_row(m, &v, c, x, g, 0, v.go, oy, 0, v.ow,
-                             y + (ptrdiff_t)oy * v.ow * v.co + g * v.go, v.co);
+    size_t s, map;
+    ptrdiff_t step[3];
+    int32_t c0, cols;
+    nn__begin_conv(m, c, &f);
+    map = (size_t)v->py * (size_t)v->px * (size_t)v->co;
+    for (s = 0; v->pooled && s < nn__samples(m); s++) {
+        f.v.depthwise = 0;
+        nn__conv_pooled(m, &f, c, x, y, keep);
+        x += (size_t)v->h * (size_t)v->w * (size_t)v->ci;
+        y += map;
+        if (keep) keep += nn__index_bytes(v->ph * v->pw, (int64_t)map);
     }
-    if (!v.pooled) nn__apply_act(m, c, nn__floats(m, c->y), nn__samples(m) * map);
+    if (v->pooled) return;
+    step[0] = v->co;
+    step[1] = (ptrdiff_t)v->ow * v->co;
+    step[2] = (ptrdiff_t)map;
+    f.v.depthwise = nn__is_wide_depthwise(v);
+    cols = v->depthwise ? NN__DEPTH : v->go;
+    for (c0 = 0; c0 < v->co; c0 += cols) {
+        cols = nn__min(cols, v->co - c0);
+        if (v->depthwise) {
+            nn__depthwise_weights(v, nn__values(m, nn__tensor(m, c, 0)), c0, cols, room);
+            f.p.b = room;
+            f.p.bk[1] = f.b1 = NN__DEPTH;
+            f.p.bk[2] = f.b2 = (ptrdiff_t)NN__DEPTH * v->kw;
+            f.p.b_panels = 0;
+        }
+        nn__conv_rect(m, &f, x, (int32_t)nn__samples(m), c0, cols, 0, v->oh, 0, v->ow, y + c0,
+                      step);
+    }
+    if (!f.p.relu || v->depthwise) nn__apply_act(m, c, y, nn__samples(m) * map);
 }
 
 #ifndef NN_NO_TRAIN
@@ -3743,169 +3924,305 @@ typedef struct nn__conv_part {
     float *dw; /* of its first panel */
 } nn__conv_part;
 
-/* dw[o][ci][kh][kw] += sum over rows [oy0, oy1) and columns of dz[oy][ox][o] x[..][ci]; dz begins
-   at row oy0. */
+/* dw[o][ci][kh][kw] += sum over n samples, rows [oy0, oy1) and columns of dz[oy][ox][o] x[..][ci];
+   dz begins at row oy0. */
 static void nn__conv_weight_grad(const nn_model *m, const nn__conv *v, const nn__conv_part *part,
-                                 const float *x, const float *dz, int32_t oy0, int32_t oy1) {
-    int whole_rows = v->left == 0 && v->right == 0 && v->dw == 1 && v->groups == 1;
+                                 const float *x, const float *dz, int32_t n, int32_t oy0,
+                                 int32_t oy1) {
+    int whole_rows = v->x0 == 0 && v->x1 == v->ow && v->dw == 1 && v->groups == 1;
     int32_t kh, kw, g, ylo, yhi, xlo, xhi;
+    nn__gemm p;
+    nn__begin_gemm(&p);
+    p.ar[0] = 1;
+    p.ak[0] = (ptrdiff_t)v->sw * v->ci;
+    p.ak[1] = (ptrdiff_t)v->sh * v->w * v->ci;
+    p.ak[2] = (ptrdiff_t)v->h * v->w * v->ci;
+    p.bc = 1;
+    p.bk[0] = v->co;
+    p.bk[1] = (ptrdiff_t)v->gw * v->co;
+    p.bk[2] = (ptrdiff_t)v->oh * v->gw * v->co;
+    p.cc = v->k;
+    p.c_panels = 1;
+    p.rows[0] = whole_rows ? v->kw * v->gi : v->gi;
+    p.cols = part->cols;
+    p.n[2] = n;
+    p.add = 1;
     for (g = part->g0; g < part->g1; g++)
         for (kh = 0; kh < v->kh; kh++) {
             nn__tap_range(v->h, v->oh, v->sh, kh * v->dh - v->top, &ylo, &yhi);
             ylo = nn__max(ylo, oy0);
             yhi = nn__min(yhi, oy1);
             for (kw = 0; kw < (whole_rows ? 1 : v->kw) && ylo < yhi; kw++) {
-                nn__gemm p;
-                nn__tap_range(v->w, v->ow, v->sw, kw * v->dw - v->left, &xlo, &xhi);
+                nn__tap_range(v->w, v->gw, v->sw, kw * v->dw - v->left, &xlo, &xhi);
                 if (xlo >= xhi) continue;
-                NN_MEMSET(&p, 0, sizeof p);
                 p.a = x + g * v->gi +
                       (((ptrdiff_t)ylo * v->sh + kh * v->dh - v->top) * v->w + xlo * v->sw +
                        kw * v->dw - v->left) *
                           v->ci;
-                p.ar = 1;
-                p.ak[0] = (ptrdiff_t)v->sw * v->ci;
-                p.ak[1] = (ptrdiff_t)v->sh * v->w * v->ci;
-                p.b = dz + ((ptrdiff_t)(ylo - oy0) * v->ow + xlo) * v->co + g * v->go + part->c0;
-                p.bc = p.bj = 1;
-                p.bk[0] = v->co;
-                p.bk[1] = (ptrdiff_t)v->ow * v->co;
+                p.b = dz + ((ptrdiff_t)(ylo - oy0) * v->gw + xlo) * v->co + g * v->go + part->c0;
                 p.c = part->dw + (ptrdiff_t)(g - part->g0) * v->go * v->k;
-                p.cc = v->k;
                 p.c0 = ((ptrdiff_t)kh * v->kw + kw) * v->gi;
-                p.cr = p.cj = 1;
-                p.c_panels = 1;
-                p.rows = whole_rows ? v->kw * v->gi : v->gi;
-                p.cols = part->cols;
                 p.n[0] = xhi - xlo;
                 p.n[1] = yhi - ylo;
-                p.n[2] = 1;
-                p.add = 1;
                 NN__CALL(m, gemm, &p);
             }
         }
 }
 
-/* The taps of one row oy at (kh, kw): dx[ix][ci] += sum_o dz[ox][o] w[o][ci][kh][kw]. */
-static void nn__conv_input_run(const nn_model *m, const nn__conv *v, const nn_tensor *t, int32_t g,
-                               int32_t tap, const float *dz, float *dx, int32_t count) {
+/* The weights of a tap, or of those of a group of taps, as B of the gradient of cols input channels
+   from j0 on: [k = o][j = ci]. packed: where they lie as panels [o][16]; NULL: as they are. */
+typedef struct nn__taps {
+    int32_t g, j0, cols, first, end; /* taps [first, end), numbered kh * kw + kw */
+    const float *packed;
+} nn__taps;
+
+static void nn__pack_tap(const nn_model *m, const nn__conv *v, const nn_tensor *t,
+                         const nn__taps *k, int32_t tap, float *to) {
+    int32_t whole = t->layout == NN__PANELS ? v->go & ~15 : 0, rest = v->go - whole, j, n[3];
+    const float *w = nn__values(m, t) + (ptrdiff_t)k->g * v->go * v->k;
+    for (j = 0; j < k->cols; j += NN__LANES, to += (ptrdiff_t)NN__LANES * v->go) {
+        int32_t count = nn__min(NN__LANES, k->cols - j), at = tap * v->gi + k->j0 + j;
+        ptrdiff_t bk[3];
+        n[0] = NN__LANES, n[1] = whole / NN__LANES, n[2] = 1;
+        bk[0] = 1, bk[1] = (ptrdiff_t)NN__LANES * v->k, bk[2] = 0;
+        NN__CALL(m, pack, to, w + (ptrdiff_t)at * NN__LANES, n, bk, NN__LANES, count);
+        n[0] = rest, n[1] = 1;
+        if (t->layout == NN__PANELS) {
+            NN__CALL(m, pack, to + (ptrdiff_t)whole * NN__LANES,
+                     w + (ptrdiff_t)whole * v->k + (ptrdiff_t)at * rest, n, bk, rest, count);
+        } else {
+            bk[0] = v->k;
+            NN__CALL(m, pack, to, w + (ptrdiff_t)(k->j0 + j) * v->kh * v->kw + tap, n, bk,
+                     (ptrdiff_t)v->kh * v->kw, count);
+        }
+    }
+}
+
+/* p: a product with everything set but B: dx += dz w for a tap. */
+static void nn__conv_input_tap(const nn_model *m, const nn__conv *v, const nn_tensor *t,
+                               const nn__taps *k, int32_t tap, nn__gemm *p) {
     int32_t whole = t->layout == NN__PANELS ? v->go & ~15 : v->go, rest = v->go - whole;
-    nn__gemm p;
-    NN_MEMSET(&p, 0, sizeof p);
-    p.a = dz;
-    p.ar = v->co;
-    p.ak[0] = 1;
-    p.ak[1] = NN__LANES;
-    p.b = nn__values(m, t) + (ptrdiff_t)g * v->go * v->k;
-    p.c = dx;
-    p.cc = p.cj = 1;
-    p.cr = (ptrdiff_t)v->sw * v->ci;
-    p.rows = count;
-    p.cols = v->gi;
-    p.n[0] = p.n[1] = p.n[2] = 1;
-    p.add = 1;
+    const float *w = nn__values(m, t) + (ptrdiff_t)k->g * v->go * v->k;
+    p->n[0] = v->go;
+    p->n[1] = 1;
+    if (k->packed) {
+        int32_t panels = (k->cols + NN__LANES - 1) / NN__LANES;
+        p->b = k->packed + (ptrdiff_t)(tap - k->first) * panels * NN__LANES * v->go;
+        p->bc = v->go;
+        p->bj = 1;
+        p->bk[0] = NN__LANES;
+        NN__CALL(m, gemm, p);
+        return;
+    }
     if (t->layout == NN__CANONICAL) {
-        p.b += tap;
-        p.bc = p.bj = (ptrdiff_t)v->kh * v->kw;
-        p.bk[0] = v->k;
-        p.n[0] = v->go;
-        NN__CALL(m, gemm, &p);
+        p->b = w + tap + (ptrdiff_t)k->j0 * v->kh * v->kw;
+        p->bc = p->bj = (ptrdiff_t)v->kh * v->kw;
+        p->bk[0] = v->k;
+        NN__CALL(m, gemm, p);
         return;
     }
     if (whole) {
-        const float *panels = p.b;
-        p.b += (ptrdiff_t)tap * v->gi * NN__LANES;
-        p.bc = p.bj = NN__LANES;
-        p.bk[0] = 1;
-        p.bk[1] = (ptrdiff_t)NN__LANES * v->k;
-        p.n[0] = NN__LANES;
-        p.n[1] = whole / NN__LANES;
-        NN__CALL(m, gemm, &p);
-        p.b = panels;
+        p->b = w + ((ptrdiff_t)tap * v->gi + k->j0) * NN__LANES;
+        p->bc = p->bj = NN__LANES;
+        p->bk[0] = 1;
+        p->bk[1] = (ptrdiff_t)NN__LANES * v->k;
+        p->ak[1] = NN__LANES;
+        p->n[0] = NN__LANES;
+        p->n[1] = whole / NN__LANES;
+        NN__CALL(m, gemm, p);
     }
     if (rest) {
-        p.a += whole;
-        p.b += (ptrdiff_t)whole * v->k + (ptrdiff_t)tap * v->gi * rest;
-        p.bc = p.bj = rest;
-        p.bk[0] = 1;
-        p.n[0] = rest;
-        p.n[1] = 1;
-        NN__CALL(m, gemm, &p);
+        p->a += whole;
+        p->b = w + (ptrdiff_t)whole * v->k + ((ptrdiff_t)tap * v->gi + k->j0) * rest;
+        p->bc = p->bj = rest;
+        p->bk[0] = 1;
+        p->n[0] = rest;
+        p->n[1] = 1;
+        NN__CALL(m, gemm, p);
     }
 }
 
-/* dx += rows [oy0, oy1) of dz, for every input element in the order (kh, kw, o). */
+/* dx += those taps of rows [oy0, oy1) of dz of n samples. For every input element the sum is in the
+   order (kh, kw, o). */
 static void nn__conv_input_grad(const nn_model *m, const nn__conv *v, const nn_tensor *t,
-                                const float *dz, int32_t oy0, int32_t oy1, float *dx) {
-    int32_t g, kh, kw, oy, ylo, yhi, xlo, xhi;
-    for (g = 0; g < v->groups; g++)
-        for (kh = 0; kh < v->kh; kh++) {
-            nn__tap_range(v->h, v->oh, v->sh, kh * v->dh - v->top, &ylo, &yhi);
-            for (kw = 0; kw < v->kw; kw++) {
-                nn__tap_range(v->w, v->ow, v->sw, kw * v->dw - v->left, &xlo, &xhi);
-                if (xlo >= xhi) continue;
-                for (oy = nn__max(ylo, oy0); oy < nn__min(yhi, oy1); oy++) {
-                    ptrdiff_t iy = (ptrdiff_t)oy * v->sh + kh * v->dh - v->top;
-                    ptrdiff_t ix = (ptrdiff_t)xlo * v->sw + kw * v->dw - v->left;
-                    nn__conv_input_run(m, v, t, g, kh * v->kw + kw,
-                                       dz + ((ptrdiff_t)(oy - oy0) * v->ow + xlo) * v->co +
-                                           g * v->go,
-                                       dx + (iy * v->w + ix) * v->ci + g * v->gi, xhi - xlo);
-                }
-            }
+                                const nn__taps *k, const float *dz, int32_t n, int32_t oy0,
+                                int32_t oy1, float *dx) {
+    int32_t tap, ylo, yhi, xlo, xhi;
+    for (tap = k->first; tap < k->end; tap++) {
+        int32_t dy = tap / v->kw * v->dh - v->top, dx0 = tap % v->kw * v->dw - v->left;
+        nn__gemm p;
+        nn__tap_range(v->h, v->oh, v->sh, dy, &ylo, &yhi);
+        nn__tap_range(v->w, v->gw, v->sw, dx0, &xlo, &xhi);
+        ylo = nn__max(ylo, oy0);
+        yhi = nn__min(yhi, oy1);
+        if (xlo >= xhi || ylo >= yhi) continue;
+        nn__begin_gemm(&p);
+        p.a = dz + ((ptrdiff_t)(ylo - oy0) * v->gw + xlo) * v->co + k->g * v->go;
+        p.ar[0] = v->co;
+        p.ar[1] = (ptrdiff_t)v->gw * v->co;
+        p.ar[2] = (ptrdiff_t)v->oh * v->gw * v->co;
+        p.ak[0] = 1;
+        p.c = dx + (((ptrdiff_t)ylo * v->sh + dy) * v->w + (ptrdiff_t)xlo * v->sw + dx0) * v->ci +
+              k->g * v->gi + k->j0;
+        p.cr[0] = (ptrdiff_t)v->sw * v->ci;
+        p.cr[1] = (ptrdiff_t)v->sh * v->w * v->ci;
+        p.cr[2] = (ptrdiff_t)v->h * v->w * v->ci;
+        p.rows[0] = xhi - xlo;
+        p.rows[1] = yhi - ylo;
+        p.rows[2] = n;
+        p.cols = k->cols;
+        p.add = 1;
+        if (v->depthwise) {
+            p.b = k->packed + (ptrdiff_t)tap * NN__DEPTH;
+            NN__CALL(m, channels, &p);
+        } else {
+            nn__conv_input_tap(m, v, t, k, tap, &p);
         }
+    }
 }
 
-/* The gradient of the map before the pool, for the rows of windows py: zero but at the winners. */
-static void nn__conv_unpool(const nn__conv *v, const float *dy, const unsigned char *keep,
-                            int32_t py, float *dz) {
-    int bits = nn__index_bits(v->ph * v->pw);
-    int32_t px, j;
-    NN_MEMSET(dz, 0, (size_t)v->ph * (size_t)v->ow * (size_t)v->co * 4);
-    for (px = 0; px < v->px; px++)
-        for (j = 0; j < v->co; j++) {
-            size_t at = ((size_t)py * (size_t)v->px + (size_t)px) * (size_t)v->co + (size_t)j;
-            int32_t winner = (int32_t)nn__get_index(keep, bits, at);
-            ptrdiff_t x = (ptrdiff_t)px * v->psw + winner % v->pw;
-            dz[((ptrdiff_t)(winner / v->pw) * v->ow + x) * v->co + j] = dy[at];
-        }
-}
-
-/* What backward walks over: strips of rows of the map before the pool, or that whole map. */
+/* What backward walks over: strips of rows of the map before the pool, a sample at a time, or the
+   whole maps of all samples. */
 typedef struct nn__conv_strips {
     nn__conv v;
-    float *strip; /* where a pooled map's gradient is unpooled; NULL: dy is the map's */
+    float *strip; /* where a pooled map's gradient is unpooled; NULL: dy is the maps' */
     const float *dy;
     const unsigned char *keep;
-    int32_t count, rows, step;
+    int32_t samples, count, n; /* visits: samples x count strips, of n samples' rows */
+    int32_t many;              /* rows of windows in a strip */
     size_t map, in, keep_size; /* floats of a sample's dy and x, bytes of its winners */
 } nn__conv_strips;
 
-static const float *nn__conv_strip(const nn__conv_strips *w, size_t sample, int32_t i) {
-    if (!w->strip) return w->dy + sample * w->map;
-    nn__conv_unpool(&w->v, w->dy + sample * w->map, w->keep + sample * w->keep_size, i, w->strip);
-    return w->strip;
+/* A strip of rows [y0, y1) of the gradient of the map before the pool: zero but at the winners. */
+typedef struct nn__conv_strip {
+    const float *dz;
+    int32_t y0, y1;
+} nn__conv_strip;
+
+static nn__conv_strip nn__strip(const nn_model *m, const nn__conv_strips *w, int32_t sample,
+                                int32_t i) {
+    const nn__conv *v = &w->v;
+    int32_t py = i * w->many, end = nn__min(v->py, py + w->many);
+    nn__conv_strip s;
+    nn__pool p;
+    s.dz = w->strip ? w->strip : w->dy;
+    s.y0 = py * v->psh;
+    s.y1 = (end - 1) * v->psh + v->ph;
+    if (!w->strip) return s;
+    if (v->psw > v->pw || v->psh > v->ph)
+        NN_MEMSET(w->strip, 0, (size_t)(s.y1 - s.y0) * (size_t)v->gw * (size_t)v->co * 4);
+    NN_MEMSET(&p, 0, sizeof p);
+    p.keep = (unsigned char *)(uintptr_t)w->keep + (size_t)sample * w->keep_size;
+    p.y_step = p.column = p.channels = v->co;
+    p.step = (ptrdiff_t)v->psw * v->co;
+    p.row = (ptrdiff_t)v->gw * v->co;
+    p.windows = v->px;
+    p.h = v->ph;
+    p.w = p.kw = v->pw;
+    p.bits = nn__index_bits(v->ph * v->pw);
+    for (; py < end; py++) {
+        p.index = (size_t)py * (size_t)v->px * (size_t)v->co;
+        p.y = (float *)(uintptr_t)(w->dy + (size_t)sample * w->map + p.index);
+        p.dx = w->strip + (py * v->psh - s.y0) * p.row;
+        NN__CALL(m, unpool, &p);
+    }
+    return s;
 }
 
 /* Sums over positions: samples and strips in rising order. */
 static void nn__conv_weight_pass(const nn_model *m, const nn__conv_strips *w,
                                  const nn__conv_part *part, const float *x, float *dbias) {
-    size_t s;
-    int32_t i;
-    for (s = 0; s < nn__samples(m); s++)
+    int32_t s, i;
+    for (s = 0; s < w->samples; s++)
         for (i = 0; i < w->count; i++) {
-            const float *dz = nn__conv_strip(w, s, i);
-            nn__conv_weight_grad(m, &w->v, part, x + s * w->in, dz, i * w->step,
-                                 i * w->step + w->rows);
-            if (dbias) nn__bias_grad(dbias, dz, (size_t)w->rows * (size_t)w->v.ow, w->v.co);
+            nn__conv_strip z = nn__strip(m, w, s, i);
+            nn__conv_weight_grad(m, &w->v, part, x + (size_t)s * w->in, z.dz, w->n, z.y0, z.y1);
+            if (dbias)
+                NN__CALL(m, add_rows, dbias, z.dz, (size_t)w->n * (size_t)((z.y1 - z.y0) * w->v.gw),
+                         w->v.co, w->v.co);
         }
+}
+
+static void nn__conv_input_pass(const nn_model *m, const nn__conv_strips *w, const nn_tensor *t,
+                                const nn__taps *k, float *dx) {
+    int32_t s, i;
+    for (s = 0; s < w->samples; s++)
+        for (i = w->count; i-- > 0;) { /* falling rows: sums over kh rise */
+            nn__conv_strip z = nn__strip(m, w, s, i);
+            nn__conv_input_grad(m, &w->v, t, k, z.dz, w->n, z.y0, z.y1, dx + (size_t)s * w->in);
+        }
+}
+
+/* As many channels and then taps at a time as fit into the room for their weights. */
+static void nn__conv_input_passes(const nn_model *m, const nn__conv_strips *w, const nn_tensor *t,
+                                  float *dx) {
+    const nn__conv *v = &w->v;
+    int32_t panels = NN__ROOM / NN__LANES / v->go, taps = v->kh * v->kw, some = taps, tap, cols;
+    NN__ALIGNED float room[NN__ROOM];
+    nn__taps k;
+    cols = panels > 0 ? nn__min(v->gi, panels * NN__LANES) : v->gi;
+    if (panels > 0) some = nn__max(1, panels / ((cols + NN__LANES - 1) / NN__LANES));
+    k.packed = panels > 0 ? room : NULL;
+    for (k.g = 0; k.g < v->groups; k.g++)
+        for (k.j0 = 0; k.j0 < v->gi; k.j0 += cols)
+            for (k.first = 0; k.first < taps; k.first = k.end) {
+                k.end = nn__min(taps, k.first + some);
+                k.cols = nn__min(cols, v->gi - k.j0);
+                for (tap = k.first; k.packed && tap < k.end; tap++)
+                    nn__pack_tap(m, v, t, &k, tap,
+                                 room + (ptrdiff_t)(tap - k.first) * NN__LANES * v->go *
+                                            ((k.cols + NN__LANES - 1) / NN__LANES));
+                nn__conv_input_pass(m, w, t, &k, dx);
+            }
+}
+
+/* Both gradients of 64 channels at a time. */
+static void nn__depthwise_backward(const nn_model *m, const nn__conv_strips *w, const nn_tensor *t,
+                                   const float *x, float *dx, float *dw) {
+    const nn__conv *v = &w->v;
+    NN__ALIGNED float room[NN__ROOM];
+    int32_t c0, j, tap, ylo, yhi, xlo, xhi;
+    for (c0 = 0; c0 < v->co; c0 += NN__DEPTH) {
+        int32_t cols = nn__min(NN__DEPTH, v->co - c0);
+        nn__taps k;
+        k.g = 0, k.j0 = 0, k.cols = cols, k.first = 0, k.end = v->k, k.packed = room;
+        if (dx) {
+            nn__depthwise_weights(v, nn__values(m, t), c0, cols, room);
+            nn__conv_input_grad(m, v, t, &k, w->dy + c0, w->n, 0, v->oh, dx + c0);
+        }
+        for (tap = 0; dw && tap < v->k; tap++) {
+            int32_t dy = tap / v->kw * v->dh - v->top, dx0 = tap % v->kw * v->dw - v->left;
+            nn__gemm p;
+            nn__tap_range(v->h, v->oh, v->sh, dy, &ylo, &yhi);
+            nn__tap_range(v->w, v->gw, v->sw, dx0, &xlo, &xhi);
+            if (ylo >= yhi || xlo >= xhi) continue;
+            nn__begin_gemm(&p);
+            p.a = x + (((ptrdiff_t)ylo * v->sh + dy) * v->w + xlo * v->sw + dx0) * v->ci + c0;
+            p.ak[0] = (ptrdiff_t)v->sw * v->ci;
+            p.ak[1] = (ptrdiff_t)v->sh * v->w * v->ci;
+            p.ak[2] = (ptrdiff_t)w->in;
+            p.b = w->dy + ((ptrdiff_t)ylo * v->gw + xlo) * v->co + c0;
+            p.bk[0] = v->co;
+            p.bk[1] = (ptrdiff_t)v->gw * v->co;
+            p.bk[2] = (ptrdiff_t)w->map;
+            p.n[0] = xhi - xlo;
+            p.n[1] = yhi - ylo;
+            p.n[2] = w->n;
+            p.cols = cols;
+            p.c = room;
+            p.add = 1;
+            for (j = 0; j < cols; j++) room[j] = dw[(ptrdiff_t)(c0 + j) * v->k + tap];
+            NN__CALL(m, channels, &p);
+            for (j = 0; j < cols; j++) dw[(ptrdiff_t)(c0 + j) * v->k + tap] = room[j];
+        }
+    }
 }
 
 /* The update without a gradient buffer: a panel of the gradient at a time, in the same order. */
 static void nn__conv_fused_update(nn_model *m, const nn_cmd *c, const nn__conv_strips *w,
                                   const float *x, float *dbias) {
     const nn_tensor *t = nn__tensor(m, c, 0);
-    float *panel = nn__floats(m, c->tmp) + (w->strip ? w->rows * w->v.ow * w->v.co : 0);
+    float *panel = nn__floats(m, c->tmp) + (w->strip ? w->v.ph * w->v.ow * w->v.co : 0);
     nn__conv_part part;
     part.dw = panel;
     for (part.g0 = 0; part.g0 < w->v.groups; part.g0++)
@@ -3923,35 +4240,48 @@ static void nn__conv_fused_update(nn_model *m, const nn_cmd *c, const nn__conv_s
 static void nn__conv2d_backward(nn_model *m, const nn_cmd *c) {
     const nn_tensor *t = nn__tensor(m, c, 0);
     const float *x = nn__floats(m, c->x);
-    float *dy = nn__floats(m, c->dy), *dx = nn__floats(m, c->dx), *dbias = NULL;
+    float *dy = nn__floats(m, c->dy), *dx = nn__floats(m, c->dx), *dw = NULL, *dbias = NULL;
+    int trains = (t->flags & NN__IS_TRAINED) != 0, wide;
+    NN__ALIGNED float room[NN__ROOM];
     nn__conv_strips w;
-    size_t s;
-    int32_t i;
     w.v = nn__conv_of(m, c->row);
     w.strip = w.v.pooled ? nn__floats(m, c->tmp) : NULL;
     w.dy = dy;
     w.keep = nn__at(m, c->keep);
-    w.count = w.v.pooled ? w.v.py : 1;
-    w.rows = w.v.pooled ? w.v.ph : w.v.oh;
-    w.step = w.v.psh;
+    w.samples = w.v.pooled ? (int32_t)nn__samples(m) : 1;
+    w.n = w.v.pooled ? 1 : (int32_t)nn__samples(m);
+    w.many = w.v.py;
+    if (w.v.pooled) {
+        int32_t rows = NN__ROOM / (w.v.gw * w.v.co); /* of the map, that the room takes */
+        w.many = rows < w.v.ph ? 1 : nn__min(w.v.py, (rows - w.v.ph) / w.v.psh + 1);
+        if (rows >= w.v.ph) w.strip = room;
+    }
+    w.count = (w.v.py + w.many - 1) / w.many;
     w.map = (size_t)w.v.py * (size_t)w.v.px * (size_t)w.v.co;
     w.in = (size_t)w.v.h * (size_t)w.v.w * (size_t)w.v.ci;
     w.keep_size = (size_t)nn__index_bytes(w.v.ph * w.v.pw, (int64_t)w.map);
+    wide = nn__is_wide_depthwise(&w.v) && !w.v.pooled && (!trains || t->grad != NN_AT_NONE);
+    w.v.depthwise = wide;
     nn__apply_act_grad(m, c, dy, nn__floats(m, c->y), nn__samples(m) * w.map);
     if (dx) NN_MEMSET(dx, 0, nn__samples(m) * w.in * 4);
-    for (s = 0; dx && s < nn__samples(m); s++)
-        for (i = w.count; i-- > 0;) /* falling rows: sums over kh rise */
-            nn__conv_input_grad(m, &w.v, t, nn__conv_strip(&w, s, i), i * w.step,
-                                i * w.step + w.rows, dx + s * w.in);
-    if (!(t->flags & NN__IS_TRAINED)) return;
-    if (m->row[c->row].tensors > 1) dbias = nn__grad(m, c, 1);
-    if (t->grad == NN_AT_NONE) {
+    if (trains && t->grad != NN_AT_NONE) dw = nn__grad(m, c, 0);
+    if (trains && m->row[c->row].tensors > 1) dbias = nn__grad(m, c, 1);
+    if (wide) {
+        nn__depthwise_backward(m, &w, t, x, dx, dw);
+        if (dbias)
+            NN__CALL(m, add_rows, dbias, dy, nn__samples(m) * (w.map / (size_t)w.v.co), w.v.co,
+                     w.v.co);
+        return;
+    }
+    if (dx) nn__conv_input_passes(m, &w, t, dx);
+    if (!trains) return;
+    if (!dw) {
         nn__conv_fused_update(m, c, &w, x, dbias);
     } else {
         nn__conv_part all = { 0, 0, 0, 0, NULL };
         all.g1 = w.v.groups;
         all.cols = w.v.go;
-        all.dw = nn__grad(m, c, 0);
+        all.dw = dw;
         nn__conv_weight_pass(m, &w, &all, x, dbias);
     }
 }
@@ -3999,28 +4329,28 @@ static void nn__maxpool2d_forward(nn_model *m, const nn_cmd *c) {
     const float *x = nn__floats(m, c->x);
     float *y = nn__floats(m, c->y);
     unsigned char *keep = nn__at(m, c->keep);
-    int32_t oy, ox, iy, ix, j, ch = in->dim[2];
+    int32_t oy, ox, ch = in->dim[2];
     size_t s;
+    nn__pool p;
+    NN_MEMSET(&p, 0, sizeof p);
+    p.windows = 1;
+    p.column = p.channels = ch;
+    p.row = (ptrdiff_t)in->dim[1] * ch;
     for (s = 0; s < nn__samples(m); s++, x += nn__elements(in)) {
-        size_t index = 0;
+        p.index = 0;
         for (oy = 0; oy < r->dim[0]; oy++)
             for (ox = 0; ox < r->dim[1]; ox++, y += ch) {
                 nn__window w = nn__window_at(&m->rows[c->row], in, oy, ox);
-                int bits = nn__index_bits(w.kh * w.kw);
-                for (j = 0; j < ch; j++, index++) {
-                    float best = x[((ptrdiff_t)w.y0 * in->dim[1] + w.x0) * ch + j];
-                    int32_t winner = (w.y0 - w.top) * w.kw + w.x0 - w.left;
-                    for (iy = w.y0; iy < w.y1; iy++)
-                        for (ix = w.x0; ix < w.x1; ix++) {
-                            float value = x[((ptrdiff_t)iy * in->dim[1] + ix) * ch + j];
-                            if (value > best || value != value) {
-                                best = value;
-                                winner = (iy - w.top) * w.kw + ix - w.left;
-                            }
-                        }
-                    y[j] = best;
-                    if (keep) nn__put_index(keep, bits, index, (uint32_t)winner);
-                }
+                p.x = x + ((ptrdiff_t)w.y0 * in->dim[1] + w.x0) * ch;
+                p.y = y;
+                p.keep = keep;
+                p.h = w.y1 - w.y0;
+                p.w = w.x1 - w.x0;
+                p.kw = w.kw;
+                p.first = (w.y0 - w.top) * w.kw + w.x0 - w.left;
+                p.bits = nn__index_bits(w.kh * w.kw);
+                NN__CALL(m, maxpool, &p);
+                p.index += (size_t)ch;
             }
         if (keep)
             keep += nn__index_bytes(nn__pair(m->rows[c->row].kernel, 0, 1) *
@@ -4075,20 +4405,18 @@ static void nn__avgpool2d_forward(nn_model *m, const nn_cmd *c) {
     const nn_row *in = nn__in(m, c), *r = &m->row[c->row];
     const float *x = nn__floats(m, c->x);
     float *y = nn__floats(m, c->y);
-    int32_t oy, ox, iy, ix, j, ch = in->dim[2];
+    int32_t oy, ox, iy, ch = in->dim[2];
     size_t s;
     for (s = 0; s < nn__samples(m); s++, x += nn__elements(in))
         for (oy = 0; oy < r->dim[0]; oy++)
             for (ox = 0; ox < r->dim[1]; ox++, y += ch) {
                 nn__window w = nn__window_at(&m->rows[c->row], in, oy, ox);
                 float count = nn__window_count(&m->rows[c->row], &w);
-                for (j = 0; j < ch; j++) {
-                    float sum = 0;
-                    for (iy = w.y0; iy < w.y1; iy++)
-                        for (ix = w.x0; ix < w.x1; ix++)
-                            sum += x[((ptrdiff_t)iy * in->dim[1] + ix) * ch + j];
-                    y[j] = sum / count;
-                }
+                NN_MEMSET(y, 0, 4 * (size_t)ch);
+                for (iy = w.y0; iy < w.y1; iy++)
+                    NN__CALL(m, add_rows, y, x + ((ptrdiff_t)iy * in->dim[1] + w.x0) * ch,
+                             (size_t)(w.x1 - w.x0), ch, ch);
+                NN__CALL(m, divide, y, y, count, (size_t)ch);
             }
 }
 
@@ -4131,13 +4459,12 @@ static void nn__globalavgpool_forward(nn_model *m, const nn_cmd *c) {
     const nn_row *in = nn__in(m, c);
     const float *x = nn__floats(m, c->x);
     float *y = nn__floats(m, c->y);
-    int32_t ch = in->dim[2], area = in->dim[0] * in->dim[1], i, j;
+    int32_t ch = in->dim[2], area = in->dim[0] * in->dim[1];
     size_t s;
-    for (s = 0; s < nn__samples(m); s++, y += ch) {
+    for (s = 0; s < nn__samples(m); s++, x += nn__elements(in), y += ch) {
         NN_MEMSET(y, 0, (size_t)ch * 4);
-        for (i = 0; i < area; i++, x += ch)
-            for (j = 0; j < ch; j++) y[j] += x[j];
-        for (j = 0; j < ch; j++) y[j] = y[j] / (float)area;
+        NN__CALL(m, add_rows, y, x, (size_t)area, ch, ch);
+        NN__CALL(m, divide, y, y, (float)area, (size_t)ch);
     }
 }
 
@@ -4146,11 +4473,11 @@ static void nn__globalavgpool_backward(nn_model *m, const nn_cmd *c) {
     const nn_row *in = nn__in(m, c);
     const float *dy = nn__floats(m, c->dy);
     float *dx = nn__floats(m, c->dx);
-    int32_t ch = in->dim[2], area = in->dim[0] * in->dim[1], i, j;
+    int32_t ch = in->dim[2], area = in->dim[0] * in->dim[1], i;
     size_t s;
     for (s = 0; s < nn__samples(m); s++, dy += ch)
         for (i = 0; i < area; i++, dx += ch)
-            for (j = 0; j < ch; j++) dx[j] = dy[j] / (float)area;
+            NN__CALL(m, divide, dx, dy, (float)area, (size_t)ch);
 }
 #endif
 
@@ -4287,10 +4614,12 @@ static void nn__dropout_plan(const nn_model *m, uint32_t row, nn_need *need) {
 
 static void nn__dropout_apply(nn_model *m, const nn_cmd *c, float *to, const float *from) {
     size_t n = (size_t)nn__elements(&m->row[c->row]), s;
+    float rate = m->rows[c->row].rate, keep = 1.0f - rate, scale = 1.0f / keep;
+    uint32_t below = (uint32_t)(rate * 16777216.0f); /* exact: a power of two, and truncated */
     for (s = 0; s < nn__samples(m); s++) {
         uint64_t key =
             nn__key(m->opts.seed, m->run.step, (uint64_t)c->row << 32 | (m->run.sample + s));
-        NN__CALL(m, drop, to + s * n, from + s * n, n, key, m->rows[c->row].rate);
+        NN__CALL(m, drop, to + s * n, from + s * n, n, key, below, scale);
     }
 }
 
@@ -4364,10 +4693,9 @@ static void nn__add_plan(const nn_model *m, uint32_t row, nn_need *need) {
 }
 
 static void nn__add_forward(nn_model *m, const nn_cmd *c) {
-    size_t n = nn__samples(m) * (size_t)nn__elements(&m->row[c->row]), i;
-    const float *x = nn__floats(m, c->x), *x2 = nn__floats(m, c->x2);
+    size_t n = nn__samples(m) * (size_t)nn__elements(&m->row[c->row]);
     float *y = nn__floats(m, c->y);
-    for (i = 0; i < n; i++) y[i] = x[i] + x2[i];
+    NN__CALL(m, add, y, nn__floats(m, c->x), nn__floats(m, c->x2), n);
     if (c->flags & NN__FINAL) nn__apply_act(m, c, y, n);
 }
 
@@ -4502,9 +4830,10 @@ static int nn__is_finite(float x) {
 /* Losses of this turn's samples into losses[] (and dy), right answers into m->correct. */
 static int nn__turn_loss(nn_model *m, const float *z, float *dy, float *losses) {
     float scale = 1.0f / nn__loss_terms(m, m->run.count);
+    size_t size = nn__target_size(m);
     int32_t i;
     for (i = 0; i < m->run.n; i++, z += m->out_size) {
-        const unsigned char *t = m->run.target + nn__sample_number(m, i) * nn__target_size(m);
+        const unsigned char *t = m->run.target + nn__sample_number(m, i) * size;
         losses[i] = nn__sample_loss(m, z, t, dy, scale);
         if (!nn__is_finite(losses[i]))
             return NN__FAIL(&m->opts, NN_ERR_NAN, "the loss of sample %D is not finite",
@@ -4568,7 +4897,7 @@ static nn__step nn__step_of(const nn_model *m, uint32_t i) {
     bias2 = nn__sqrt(nn__one_minus_q63(m->beta2_power));
     s.rate = s.lr / bias1;
     if (o->eps_mode == NN_EPS_KERAS) s.rate = s.rate * bias2;
-    else s.root = bias2;
+    else s.root = 1.0f / bias2;
     return s;
 }
 
@@ -4879,11 +5208,6 @@ NNDEF int nn_eval(nn_model *m, const void *x, const void *target, int n) {
 }
 
 #ifndef NN_NO_TRAIN
-static void nn__add_floats(float *y, const float *x, size_t n) {
-    size_t i;
-    for (i = 0; i < n; i++) y[i] += x[i];
-}
-
 static uint32_t nn__training_list(const nn_model *m) { return m->infer_count; }
 
 /* One command of the training list, and what stands between its parts. */
@@ -4900,8 +5224,8 @@ static int nn__exec_train(nn_model *m) {
         break;
     case NN__BACKWARD: nn__backward_row(m, c); break;
     case NN__ACCUMULATE:
-        nn__add_floats(nn__floats(m, c->y), nn__floats(m, c->x),
-                       nn__samples(m) * (size_t)nn__elements(&m->row[c->row]));
+        NN__CALL(m, add, nn__floats(m, c->y), nn__floats(m, c->y), nn__floats(m, c->x),
+                 nn__samples(m) * (size_t)nn__elements(&m->row[c->row]));
         break;
     default: nn__update_row(m, c); break;
     }
@@ -4920,6 +5244,7 @@ static int nn__exec_train(nn_model *m) {
         nn__begin_turn(m);
         nn__enter_features(m);
     } else if (m->run.pc == update && !m->opts.fuse_update) {
+        nn__settle_grad(m);
         if (m->opts.hook)
             err = m->opts.hook(m->opts.hook_user, nn__floats(m, m->grad_offset), m->grad_count);
         if (!err) nn__begin_update(m);
@@ -4931,6 +5256,7 @@ static int nn__exec_train(nn_model *m) {
    not from the gradient. */
 static int nn__check_samples(const nn_model *m, const float *x, size_t size, int32_t n) {
     size_t i;
+    if (NN__CALL(m, finite, x, size * (size_t)n)) return 0;
     for (i = 0; i < size * (size_t)n; i++)
         if (!nn__is_finite(x[i]))
             return NN__FAIL(&m->opts, NN_ERR_NAN, "sample %D holds a NaN or an infinity",
@@ -4956,7 +5282,12 @@ static int nn__training_arguments(nn_model *m, const void *x, const void *target
 
 /* A step without its checks, for data already looked at. */
 static void nn__begin_step(nn_model *m, const void *x, const void *target, int32_t n) {
-    nn_zero_grad(m);
+    uint32_t i;
+    for (i = 0; i < m->tensor_count; i++)
+        if (m->tensor[i].grad != NN_AT_NONE && m->tensor[i].alias == i)
+            m->tensor[i].flags |= NN__STALE;
+    m->run.has_grad = 0;
+    m->run.accumulated = 0;
     nn__begin_run(m, x, target, n);
     m->correct = 0;
     m->run.exec = nn__exec_train;
@@ -5084,8 +5415,8 @@ NNDEF int nn_backward(nn_model *m, const float *dy, float *dx) {
         const nn_cmd *c = &m->cmd[k];
         if (c->what == NN__BACKWARD) nn__backward_row(m, c);
         else
-            nn__add_floats(nn__floats(m, c->y), nn__floats(m, c->x),
-                           nn__samples(m) * (size_t)nn__elements(&m->row[c->row]));
+            NN__CALL(m, add, nn__floats(m, c->y), nn__floats(m, c->y), nn__floats(m, c->x),
+                     nn__samples(m) * (size_t)nn__elements(&m->row[c->row]));
     }
     m->run.batch = m->run.n;
     m->run.has_grad = 1;
@@ -5100,6 +5431,7 @@ NNDEF int nn_update(nn_model *m) {
                            "the model was built without opts.train, or with fuse_update");
     if (!err) err = nn__argument(m, m->run.has_grad, "nn_update needs an nn_backward before it");
     if (err) return err;
+    nn__settle_grad(m);
     nn__begin_update(m);
     m->run.accumulated = 0;
     first = nn__training_list(m) + m->forward_count + m->backward_count;
@@ -5112,6 +5444,7 @@ NNDEF int nn_zero_grad(nn_model *m) {
     if (err) return err;
     m->run.has_grad = 0;
     m->run.accumulated = 0;
+    nn__settle_grad(m);
     if (!m->opts.fuse_update) NN_MEMSET(m->block + m->grad_offset, 0, 4 * (size_t)m->grad_count);
     return 0;
 }
@@ -5119,6 +5452,7 @@ NNDEF int nn_zero_grad(nn_model *m) {
 NNDEF float *nn_flat_grad(nn_model *m, uint32_t *count) {
     int any = m && m->block && m->grad_count && !m->opts.fuse_update;
     if (count) *count = any ? m->grad_count : 0;
+    if (any) nn__settle_grad(m);
     return any ? nn__floats(m, m->grad_offset) : NULL;
 }
 #endif
@@ -5238,6 +5572,7 @@ NNDEF int nn_fit(nn_model *m, const nn_fit_opts *f) {
 }
 #endif
 
+NN__SMALL_BEGIN
 /* >>data ----------------------------------------------------------------------------------------
    Tensors by name, in PyTorch's order; snapshots; initial values. */
 
@@ -5307,6 +5642,8 @@ NNDEF int nn_get_grad(const nn_model *m, const char *name, float *out, size_t co
     if (err) return err;
     if (part != NN__PARAM || m->tensor[t].grad == NN_AT_NONE)
         return NN__FAIL(&m->opts, NN_ERR_CALL, "%s has no gradient (frozen, or fuse_update)", name);
+    if (nn__take_stale(m, &m->tensor[t]))
+        NN_MEMSET(nn__floats(m, m->tensor[t].grad), 0, 4 * (size_t)m->tensor[t].count);
     nn__copy_out(m, &m->tensor[t], nn__part(m, &m->tensor[t], NN__GRADIENT), out);
     return 0;
 }
@@ -6588,6 +6925,7 @@ NNDEF int nn_print(const nn_model *m, nn_write_fn *write, void *user) {
 }
 #endif
 
+NN__SMALL_END
 /* >>stamps --------------------------------------------------------------------------------------
    Part 4 once per instruction set, and the choice between them. */
 
@@ -6596,38 +6934,38 @@ NNDEF int nn_print(const nn_model *m, nn_write_fn *write, void *user) {
 #endif
 
 #define NN__STAMP plain
+#define NN__ISA NN__PLAIN_C
 #define NN__TARGET
 #define NN__NAME "plain"
 #define NN__FMA(a, b, c) NN__FMA1(a, b, c)
 #include NN_HEADER
-#undef NN__STAMP
-#undef NN__TARGET
-#undef NN__NAME
-#undef NN__FMA
 
-#if NN__DISPATCH
-/* The plain stamp compiled for the fma instruction: a library's fmaf costs 20 times as much. */
-#define NN__STAMP fma
-#define NN__TARGET __attribute__((target("fma")))
-#define NN__NAME "fma"
-#ifdef __clang__
-NN__INLINE __attribute__((target("fma"))) float nn__fma_x86(float a, float b, float c) {
-    return _mm_cvtss_f32(_mm_fmadd_ss(_mm_set_ss(a), _mm_set_ss(b), _mm_set_ss(c)));
-}
-#define NN__FMA(a, b, c) nn__fma_x86(a, b, c)
-#else
-#define NN__FMA(a, b, c) __builtin_fmaf(a, b, c)
-#endif
+#if NN__X86
+#define NN__STAMP avx2
+#define NN__ISA NN__AVX2
+#define NN__TARGET __attribute__((target("avx2,fma")))
+#define NN__NAME "avx2"
 #include NN_HEADER
-#undef NN__STAMP
-#undef NN__TARGET
-#undef NN__NAME
-#undef NN__FMA
+#define NN__STAMP avx512
+#define NN__ISA NN__AVX512
+#define NN__TARGET __attribute__((target("avx512f,avx2,fma")))
+#define NN__NAME "avx512"
+#include NN_HEADER
 
 static const nn_kernels *nn__pick_kernels(void) {
     __builtin_cpu_init();
-    return __builtin_cpu_supports("fma") ? &nn__kernels_fma : &nn__kernels_plain;
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma"))
+        return &nn__kernels_plain;
+    return __builtin_cpu_supports("avx512f") ? &nn__kernels_avx512 : &nn__kernels_avx2;
 }
+#elif NN__ARM64
+#define NN__STAMP neon
+#define NN__ISA NN__NEON
+#define NN__TARGET
+#define NN__NAME "neon"
+#include NN_HEADER
+
+static const nn_kernels *nn__pick_kernels(void) { return &nn__kernels_neon; }
 #else
 /* Kernels are called directly: a table would keep them all linked. */
 static const nn_kernels *nn__pick_kernels(void) { return NULL; }
@@ -6649,25 +6987,29 @@ static const nn_kernels *nn__pick_kernels(void) { return NULL; }
 #ifdef NN__STAMP
 
 /* >>vector --------------------------------------------------------------------------------------
-   The vocabulary, here of width one.
+   The vocabulary, once for each instruction set. w, where it appears, is a count of lanes from 1 to
+   NN__WIDTH; a load sets the others to +0, a store leaves them alone.
 
-     NN__V                   the vector type, of NN__WIDTH floats
+     NN__V                   the vector type, of NN__WIDTH floats; 16 / NN__WIDTH are NN__VECS
      NN__ID(name)            the name of a function in this stamp
-     NN__LOAD(p)             unaligned load and store
-     NN__STORE(p, v)
+     NN__LOAD(p, w)          unaligned; NN__BYTES(p, w) the same from bytes
+     NN__STORE(p, v, w)
      NN__SPREAD(x)           one value in every lane
      NN__K(v) NN__KBITS(u)   a constant in every lane: a float literal, or the bits of one
      NN__ADD SUB MUL DIV     one IEEE operation each, rounded to float; NN__ROOT: the square root
      NN__FMA(a, b, c)        a * b + c, rounded once
      NN__SEL_GT(x, y, a, b)  x > y ? a : b, so b if either is a NaN
-     NN__COPYSIGN(a, s)      a with the sign bit of s
-     NN__MAGIC               12582912 = 1.5 * 2^23. NN__MAGIC + n holds the integer n, rounded to
-                             nearest even, in its low bits, for |n| < 2^22
-     NN__SCALE(x, m)         x * 2^n for m = NN__MAGIC + n, by adding n to the exponent: x and the
-                             product must be normal numbers (anything else gives some other value)
-     NN__LOGB(x)             for a positive normal x: the n, as a float, that puts x * 2^-n into
-                             [sqrt(1/2), sqrt(2))
-     NN__MANT(x)             and that x * 2^-n */
+     NN__SEL_NAN(x, a, b)    x is a NaN ? a : b
+     NN__RELU(x)             0 > x ? 0 : x
+     NN__GT_BITS(x, y)       bit l: lane l of x > y; NN__NAN_LANES(x): is any a NaN?
+     NN__PICK(bits, v)       the lanes of v whose bit is set, others +0
+     NN__BITS_ADD AND OR     of the lanes as 32-bit words; NN__BITS_SHL and SHR by a constant
+     NN__SUM16(s)            of 16 lanes in s[NN__VECS]: halves are added until one is left
+     NN__TRANSPOSE4(...)     to[i * ts + j] = from[j * fs + i] for 4 x 4 floats
+
+   and of the product kernels: NN__TILES, what tiles there are (rows, vectors): of 1, 2, 4, ... rows;
+   NN__TILE_ROWS(n) the most rows of those of n vectors, NN__TILE_AT(n) their place in the list; NN__LANE_TILES, the
+   same of sums in 16 lanes. */
 
 #define NN__PASTE2(a, b, c) a##b##_##c
 #define NN__PASTE(a, b, c) NN__PASTE2(a, b, c)
@@ -6675,10 +7017,13 @@ static const nn_kernels *nn__pick_kernels(void) { return NULL; }
 #define NN__KERNEL NN__UNUSED NN__TARGET static
 #define NN__KERNEL_INLINE NN__TARGET NN__INLINE
 
+#if NN__ISA == NN__PLAIN_C
 #define NN__V float
 #define NN__WIDTH 1
-#define NN__LOAD(p) (*(p))
-#define NN__STORE(p, v) (*(p) = (v))
+#define NN__VECS 16
+#define NN__LOAD(p, w) ((void)(w), *(p))
+#define NN__BYTES(p, w) ((void)(w), (float)*(p))
+#define NN__STORE(p, v, w) ((void)(w), *(p) = (v))
 #define NN__SPREAD(x) (x)
 #define NN__K(v) (v)
 #define NN__KBITS(u) nn__from_bits(u)
@@ -6688,10 +7033,276 @@ static const nn_kernels *nn__pick_kernels(void) { return NULL; }
 #define NN__DIV(a, b) ((float)((a) / (b)))
 #define NN__ROOT(a) nn__sqrt(a)
 #define NN__SEL_GT(x, y, a, b) ((x) > (y) ? (a) : (b))
-#define NN__COPYSIGN(a, s) nn__from_bits((nn__bits(a) & 0x7fffffffu) | (nn__bits(s) & 0x80000000u))
-#define NN__SCALE(x, m) nn__from_bits(nn__bits(x) + (nn__bits(m) << 23))
-#define NN__LOGB(x) nn__logb1(x)
-#define NN__MANT(x) nn__from_bits(((nn__bits(x) + NN__SQRT_HALF) & 0x7fffffu) + 0x3f3504f3u)
+#define NN__SEL_NAN(x, a, b) ((x) != (x) ? (a) : (b))
+#define NN__GT_BITS(x, y) ((uint32_t)((x) > (y)))
+#define NN__NAN_LANES(x) ((x) != (x))
+#define NN__RELU(x) (0.0f > (x) ? 0.0f : (x))
+#define NN__PICK(bits, v) ((bits)&1u ? (v) : 0.0f)
+#define NN__BITS_ADD(a, b) nn__from_bits(nn__bits(a) + nn__bits(b))
+#define NN__BITS_AND(a, b) nn__from_bits(nn__bits(a) & nn__bits(b))
+#define NN__BITS_OR(a, b) nn__from_bits(nn__bits(a) | nn__bits(b))
+#define NN__BITS_SHL(a, n) nn__from_bits(nn__bits(a) << (n))
+#define NN__BITS_SHR(a, n) nn__from_bits(nn__bits(a) >> (n))
+NN__KERNEL_INLINE float NN__ID(sum16)(float *s) {
+    int half, l;
+    for (half = NN__LANES / 2; half; half /= 2)
+        for (l = 0; l < half; l++) s[l] = NN__ADD(s[l], s[l + half]);
+    return s[0];
+}
+#define NN__SUM16(s) NN__ID(sum16)(s)
+NN__KERNEL_INLINE void NN__ID(transpose4)(float *to, ptrdiff_t ts, const float *from,
+                                          ptrdiff_t fs) {
+    int i, j;
+    for (j = 0; j < 4; j++)
+        for (i = 0; i < 4; i++) to[i * ts + j] = from[j * fs + i];
+}
+#define NN__TRANSPOSE4(to, ts, from, fs) NN__ID(transpose4)(to, ts, from, fs)
+/* Few registers, small code. */
+#define NN__TILES(X) X(1, 4) X(2, 4) X(1, 1) X(2, 1)
+#define NN__TILE_ROWS(n) ((void)(n), 2)
+#define NN__TILE_AT(n) ((n) == 4 ? 0 : 2)
+
+#elif NN__ISA == NN__AVX2
+#define NN__V __m256
+#define NN__WIDTH 8
+#define NN__VECS 2
+#define NN__LANE_TILES(X) X(2, 4) X(4, 2) X(1, 2)
+NN__KERNEL_INLINE __m256i NN__ID(mask)(int w) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(w), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+NN__KERNEL_INLINE __m256 NN__ID(load)(const float *p, int w) {
+    return w == 8 ? _mm256_loadu_ps(p) : _mm256_maskload_ps(p, NN__ID(mask)(w));
+}
+NN__KERNEL_INLINE void NN__ID(store)(float *p, __m256 v, int w) {
+    if (w == 8) _mm256_storeu_ps(p, v);
+    else _mm256_maskstore_ps(p, NN__ID(mask)(w), v);
+}
+NN__KERNEL_INLINE __m256 NN__ID(bytes)(const unsigned char *p, int w) {
+    uint64_t b = 0;
+    NN_MEMCPY(&b, p, (size_t)w);
+    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_set_epi64x(0, (int64_t)b)));
+}
+NN__KERNEL_INLINE __m256 NN__ID(pick)(uint32_t bits, __m256 v) {
+    __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    __m256i have = _mm256_and_si256(_mm256_set1_epi32((int)bits), bit);
+    return _mm256_and_ps(_mm256_castsi256_ps(_mm256_cmpeq_epi32(have, bit)), v);
+}
+NN__KERNEL_INLINE float NN__ID(sum16)(const __m256 *s) {
+    __m256 v = s[0] + s[1];
+    __m128 x = _mm256_castps256_ps128(v) + _mm256_extractf128_ps(v, 1);
+    x = x + _mm_movehl_ps(x, x);
+    x = _mm_add_ss(x, _mm_movehdup_ps(x));
+    return _mm_cvtss_f32(x);
+}
+#define NN__LOAD(p, w) NN__ID(load)(p, w)
+#define NN__STORE(p, v, w) NN__ID(store)(p, v, w)
+#define NN__BYTES(p, w) NN__ID(bytes)(p, w)
+#define NN__SPREAD(x) _mm256_set1_ps(x)
+#define NN__KBITS(u) _mm256_castsi256_ps(_mm256_set1_epi32((int)(u)))
+#define NN__ROOT(a) _mm256_sqrt_ps(a)
+#define NN__FMA(a, b, c) _mm256_fmadd_ps(a, b, c)
+#define NN__SEL_GT(x, y, a, b) _mm256_blendv_ps(b, a, _mm256_cmp_ps(x, y, _CMP_GT_OQ))
+#define NN__SEL_NAN(x, a, b) _mm256_blendv_ps(b, a, _mm256_cmp_ps(x, x, _CMP_UNORD_Q))
+#define NN__GT_BITS(x, y) ((uint32_t)_mm256_movemask_ps(_mm256_cmp_ps(x, y, _CMP_GT_OQ)))
+#define NN__NAN_LANES(x) (_mm256_movemask_ps(_mm256_cmp_ps(x, x, _CMP_UNORD_Q)) != 0)
+#define NN__RELU(x) _mm256_max_ps(_mm256_setzero_ps(), x) /* the second if none is larger */
+#define NN__PICK(bits, v) NN__ID(pick)(bits, v)
+#define NN__BITS_OP(op, a, b) \
+    _mm256_castsi256_ps(_mm256_##op(_mm256_castps_si256(a), _mm256_castps_si256(b)))
+#define NN__BITS_ADD(a, b) NN__BITS_OP(add_epi32, a, b)
+#define NN__BITS_AND(a, b) _mm256_and_ps(a, b)
+#define NN__BITS_OR(a, b) _mm256_or_ps(a, b)
+#define NN__BITS_SHL(a, n) _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(a), n))
+#define NN__BITS_SHR(a, n) _mm256_castsi256_ps(_mm256_srli_epi32(_mm256_castps_si256(a), n))
+#define NN__SUM16(s) NN__ID(sum16)(s)
+#define NN__TILES(X) X(1, 2) X(2, 2) X(4, 2) X(6, 2)
+#define NN__TILE_ROWS(n) ((void)(n), 6)
+#define NN__TILE_AT(n) 0
+
+#elif NN__ISA == NN__AVX512
+#define NN__V __m512
+#define NN__WIDTH 16
+#define NN__VECS 1
+#define NN__LANE_TILES(X) X(4, 4) X(8, 1) X(1, 1)
+/* The forms with a mask of all lanes give the same instructions; those without one warn of their own
+   undefined values in gcc's C++ (its bug 105593). */
+#define NN__ALL ((__mmask16)0xffff)
+#define NN__MASK(w) ((__mmask16)((1u << (w)) - 1u))
+NN__KERNEL_INLINE __m512 NN__ID(load)(const float *p, int w) {
+    return w == 16 ? _mm512_loadu_ps(p) : _mm512_maskz_loadu_ps(NN__MASK(w), p);
+}
+NN__KERNEL_INLINE void NN__ID(store)(float *p, __m512 v, int w) {
+    if (w == 16) _mm512_storeu_ps(p, v);
+    else _mm512_mask_storeu_ps(p, NN__MASK(w), v);
+}
+NN__KERNEL_INLINE __m512 NN__ID(bytes)(const unsigned char *p, int w) {
+    unsigned char b[16] = { 0 };
+    if (w < 16) {
+        NN_MEMCPY(b, p, (size_t)w);
+        p = b;
+    }
+    return _mm512_maskz_cvtepi32_ps(
+        NN__ALL, _mm512_maskz_cvtepu8_epi32(
+                     NN__ALL, _mm_loadu_si128((const __m128i *)(const void *)p)));
+}
+NN__KERNEL_INLINE float NN__ID(sum16)(const __m512 *s) {
+    __m512d d = _mm512_castps_pd(*s);
+    __m256 v = _mm256_castpd_ps(_mm512_maskz_extractf64x4_pd(0xf, d, 0)) +
+               _mm256_castpd_ps(_mm512_maskz_extractf64x4_pd(0xf, d, 1));
+    __m128 x = _mm256_castps256_ps128(v) + _mm256_extractf128_ps(v, 1);
+    x = x + _mm_movehl_ps(x, x);
+    x = _mm_add_ss(x, _mm_movehdup_ps(x));
+    return _mm_cvtss_f32(x);
+}
+#define NN__LOAD(p, w) NN__ID(load)(p, w)
+#define NN__STORE(p, v, w) NN__ID(store)(p, v, w)
+#define NN__BYTES(p, w) NN__ID(bytes)(p, w)
+#define NN__SPREAD(x) _mm512_set1_ps(x)
+#define NN__KBITS(u) _mm512_castsi512_ps(_mm512_set1_epi32((int)(u)))
+#define NN__ROOT(a) _mm512_maskz_sqrt_ps(NN__ALL, a)
+#define NN__FMA(a, b, c) _mm512_fmadd_ps(a, b, c)
+#define NN__SEL_GT(x, y, a, b) _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, y, _CMP_GT_OQ), b, a)
+#define NN__SEL_NAN(x, a, b) _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), b, a)
+#define NN__GT_BITS(x, y) ((uint32_t)_mm512_cmp_ps_mask(x, y, _CMP_GT_OQ))
+#define NN__NAN_LANES(x) (_mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q) != 0)
+#define NN__RELU(x) \
+    _mm512_maskz_max_ps(NN__ALL, _mm512_setzero_ps(), x) /* the second if none is larger */
+#define NN__PICK(bits, v) _mm512_maskz_mov_ps((__mmask16)(bits), v)
+#define NN__BITS_OP(op, a, b) \
+    _mm512_castsi512_ps(_mm512_##op(_mm512_castps_si512(a), _mm512_castps_si512(b)))
+#define NN__BITS_ADD(a, b) NN__BITS_OP(add_epi32, a, b)
+#define NN__BITS_AND(a, b) NN__BITS_OP(and_epi32, a, b)
+#define NN__BITS_OR(a, b) NN__BITS_OP(or_epi32, a, b)
+#define NN__BITS_SHL(a, n) \
+    _mm512_castsi512_ps(_mm512_maskz_slli_epi32(NN__ALL, _mm512_castps_si512(a), n))
+#define NN__BITS_SHR(a, n) \
+    _mm512_castsi512_ps(_mm512_maskz_srli_epi32(NN__ALL, _mm512_castps_si512(a), n))
+#define NN__SUM16(s) NN__ID(sum16)(s)
+#define NN__TILES(X)                                                       \
+    X(1, 4) X(2, 4) X(4, 4) X(6, 4)                                        \
+    X(1, 2) X(2, 2) X(4, 2) X(6, 2) X(8, 2) X(10, 2) X(12, 2)              \
+    X(1, 1) X(2, 1) X(4, 1) X(6, 1) X(8, 1) X(10, 1) X(12, 1)
+#define NN__TILE_ROWS(n) ((n) == 4 ? 6 : 12)
+#define NN__TILE_AT(n) ((n) == 4 ? 0 : (n) == 2 ? 4 : 11)
+
+#elif NN__ISA == NN__NEON
+#define NN__V float32x4_t
+#define NN__WIDTH 4
+#define NN__VECS 4
+#define NN__LANE_TILES(X) X(4, 4) X(1, 4)
+NN__KERNEL_INLINE float32x4_t NN__ID(load)(const float *p, int w) {
+    float v[4] = { 0, 0, 0, 0 };
+    if (w == 4) return vld1q_f32(p);
+    NN_MEMCPY(v, p, 4 * (size_t)w);
+    return vld1q_f32(v);
+}
+NN__KERNEL_INLINE void NN__ID(store)(float *p, float32x4_t x, int w) {
+    float v[4];
+    vst1q_f32(w == 4 ? p : v, x);
+    if (w != 4) NN_MEMCPY(p, v, 4 * (size_t)w);
+}
+NN__KERNEL_INLINE float32x4_t NN__ID(bytes)(const unsigned char *p, int w) {
+    uint32_t b = 0;
+    NN_MEMCPY(&b, p, (size_t)w);
+    return vcvtq_f32_u32(vmovl_u16(vget_low_u16(vmovl_u8(vcreate_u8(b)))));
+}
+NN__KERNEL_INLINE uint32x4_t NN__ID(each_bit)(void) {
+    static const uint32_t bit[4] = { 1, 2, 4, 8 };
+    return vld1q_u32(bit);
+}
+NN__KERNEL_INLINE float32x4_t NN__ID(pick)(uint32_t bits, float32x4_t v) {
+    uint32x4_t mask = vtstq_u32(vdupq_n_u32(bits), NN__ID(each_bit)());
+    return vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(v), mask));
+}
+NN__KERNEL_INLINE float NN__ID(sum16)(const float32x4_t *s) {
+    float32x4_t v = vaddq_f32(vaddq_f32(s[0], s[2]), vaddq_f32(s[1], s[3]));
+    float32x2_t x = vadd_f32(vget_low_f32(v), vget_high_f32(v));
+    return vget_lane_f32(vadd_f32(x, vrev64_f32(x)), 0);
+}
+NN__KERNEL_INLINE void NN__ID(transpose4)(float *to, ptrdiff_t ts, const float *from,
+                                          ptrdiff_t fs) {
+    float32x4x2_t a = vtrnq_f32(vld1q_f32(from), vld1q_f32(from + fs));
+    float32x4x2_t b = vtrnq_f32(vld1q_f32(from + 2 * fs), vld1q_f32(from + 3 * fs));
+    vst1q_f32(to, vcombine_f32(vget_low_f32(a.val[0]), vget_low_f32(b.val[0])));
+    vst1q_f32(to + ts, vcombine_f32(vget_low_f32(a.val[1]), vget_low_f32(b.val[1])));
+    vst1q_f32(to + 2 * ts, vcombine_f32(vget_high_f32(a.val[0]), vget_high_f32(b.val[0])));
+    vst1q_f32(to + 3 * ts, vcombine_f32(vget_high_f32(a.val[1]), vget_high_f32(b.val[1])));
+}
+#define NN__LOAD(p, w) NN__ID(load)(p, w)
+#define NN__STORE(p, v, w) NN__ID(store)(p, v, w)
+#define NN__BYTES(p, w) NN__ID(bytes)(p, w)
+#define NN__SPREAD(x) vdupq_n_f32(x)
+#define NN__KBITS(u) vreinterpretq_f32_u32(vdupq_n_u32(u))
+#define NN__ADD(a, b) vaddq_f32(a, b)
+#define NN__SUB(a, b) vsubq_f32(a, b)
+#define NN__MUL(a, b) vmulq_f32(a, b)
+#define NN__DIV(a, b) vdivq_f32(a, b)
+#define NN__ROOT(a) vsqrtq_f32(a)
+#define NN__FMA(a, b, c) vfmaq_f32(c, a, b)
+#define NN__SEL_GT(x, y, a, b) vbslq_f32(vcgtq_f32(x, y), a, b)
+#define NN__SEL_NAN(x, a, b) vbslq_f32(vceqq_f32(x, x), b, a)
+#define NN__GT_BITS(x, y) vaddvq_u32(vandq_u32(vcgtq_f32(x, y), NN__ID(each_bit)()))
+#define NN__NAN_LANES(x) (vminvq_u32(vceqq_f32(x, x)) == 0)
+#define NN__RELU(x) vbslq_f32(vcgtq_f32(vdupq_n_f32(0), x), vdupq_n_f32(0), x)
+#define NN__PICK(bits, v) NN__ID(pick)(bits, v)
+#define NN__BITS_OP(op, a, b) \
+    vreinterpretq_f32_u32(op(vreinterpretq_u32_f32(a), vreinterpretq_u32_f32(b)))
+#define NN__BITS_ADD(a, b) NN__BITS_OP(vaddq_u32, a, b)
+#define NN__BITS_AND(a, b) NN__BITS_OP(vandq_u32, a, b)
+#define NN__BITS_OR(a, b) NN__BITS_OP(vorrq_u32, a, b)
+#define NN__BITS_SHL(a, n) vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_f32(a), n))
+#define NN__BITS_SHR(a, n) vreinterpretq_f32_u32(vshrq_n_u32(vreinterpretq_u32_f32(a), n))
+#define NN__SUM16(s) NN__ID(sum16)(s)
+#define NN__TRANSPOSE4(to, ts, from, fs) NN__ID(transpose4)(to, ts, from, fs)
+#define NN__TILES(X) X(1, 4) X(2, 4) X(4, 4) X(6, 4)
+#define NN__TILE_ROWS(n) ((void)(n), 6)
+#define NN__TILE_AT(n) 0
+#endif
+
+#if NN__ISA == NN__AVX2 || NN__ISA == NN__AVX512
+#define NN__ADD(a, b) ((a) + (b))
+#define NN__SUB(a, b) ((a) - (b))
+#define NN__MUL(a, b) ((a) * (b))
+#define NN__DIV(a, b) ((a) / (b))
+NN__KERNEL_INLINE void NN__ID(transpose4)(float *to, ptrdiff_t ts, const float *from,
+                                          ptrdiff_t fs) {
+    __m128 a = _mm_loadu_ps(from), b = _mm_loadu_ps(from + fs), c = _mm_loadu_ps(from + 2 * fs),
+           d = _mm_loadu_ps(from + 3 * fs);
+    _MM_TRANSPOSE4_PS(a, b, c, d);
+    _mm_storeu_ps(to, a);
+    _mm_storeu_ps(to + ts, b);
+    _mm_storeu_ps(to + 2 * ts, c);
+    _mm_storeu_ps(to + 3 * ts, d);
+}
+#define NN__TRANSPOSE4(to, ts, from, fs) NN__ID(transpose4)(to, ts, from, fs)
+#endif
+
+#if NN__WIDTH > 1
+#define NN__K(v) NN__SPREAD(v)
+#define NN__PREFETCH(p) __builtin_prefetch(p, 0, 2)
+#define NN__LEFT(n) ((n) < NN__WIDTH ? (int)(n) : NN__WIDTH)
+#else
+#define NN__LEFT(n) 1
+#define NN__PREFETCH(p) ((void)(p))
+#endif
+
+/* What follows from those: a with the sign bit of s; x * 2^n for m = NN__MAGIC + n (which holds the
+   integer n in its low bits, rounded to nearest even, for |n| < 2^22), where x and the product must
+   be normal numbers; for a positive normal x the n, as a float, that puts x * 2^-n into
+   [sqrt(1/2), sqrt(2)), and that x * 2^-n; the first w lanes, others +0. */
+#define NN__COPYSIGN(a, s)                              \
+    NN__BITS_OR(NN__BITS_AND(a, NN__KBITS(0x7fffffffu)), \
+                NN__BITS_AND(s, NN__KBITS(0x80000000u)))
+#define NN__SCALE(x, m) NN__BITS_ADD(x, NN__BITS_SHL(m, 23))
+/* 0x4b400000 are the bits of NN__MAGIC, 127 the bias of the exponent */
+#define NN__LOGB(x)                                                                      \
+    NN__SUB(NN__BITS_ADD(NN__BITS_SHR(NN__BITS_ADD(x, NN__KBITS(NN__SQRT_HALF)), 23),    \
+                         NN__KBITS(0x4b400000u - 127u)),                                 \
+            NN__K(NN__MAGIC))
+#define NN__MANT(x)                                                                          \
+    NN__BITS_ADD(NN__BITS_AND(NN__BITS_ADD(x, NN__KBITS(NN__SQRT_HALF)), NN__KBITS(0x7fffffu)), \
+                 NN__KBITS(0x3f3504f3u))
+#define NN__FIRST(v, w) NN__PICK((1u << (w)) - 1u, v)
 
 /* >>transcendental ------------------------------------------------------------------------------
    Coefficients are from tools/fit_math.py; the bounds are measured over every float by
@@ -6718,7 +7329,7 @@ NN__KERNEL_INLINE NN__V NN__ID(exp)(NN__V x) {
        between NN__SCALE stays within the normal numbers. A NaN takes the second choice each time,
        which keeps it. */
     p = NN__SEL_GT(x, NN__K(-87.3365478515625f), p, x);
-    p = NN__SEL_GT(NN__K(-87.336540222167969f), x, NN__K(0.0f), p);
+    p = NN__SEL_GT(NN__K(-87.336540222167969f), x, NN__KBITS(0), p);
     return NN__SEL_GT(x, NN__K(88.722831726074219f), NN__KBITS(NN__INF_BITS), p);
 }
 
@@ -6750,8 +7361,8 @@ NN__KERNEL_INLINE NN__V NN__ID(log)(NN__V x) {
     p = NN__FMA(n, NN__K(0.693145751953125f), p);
     /* Zeros give -inf here, NaNs themselves, and so does +inf below. */
     z = NN__SUB(x, NN__KBITS(NN__INF_BITS));
-    z = NN__SEL_GT(NN__K(0.0f), x, NN__KBITS(NN__NAN_BITS), z);
-    p = NN__SEL_GT(x, NN__K(0.0f), p, z);
+    z = NN__SEL_GT(NN__KBITS(0), x, NN__KBITS(NN__NAN_BITS), z);
+    p = NN__SEL_GT(x, NN__KBITS(0), p, z);
     return NN__SEL_GT(x, NN__K(3.4028234663852886e+38f), x, p);
 }
 
@@ -6784,113 +7395,452 @@ NN__KERNEL_INLINE NN__V NN__ID(sigmoid)(NN__V x) {
     e = NN__COPYSIGN(x, NN__K(-1.0f));
     e = NN__ID(exp)(e);
     d = NN__ADD(e, NN__K(1.0f));
-    e = NN__SEL_GT(x, NN__K(0.0f), NN__K(1.0f), e);
+    e = NN__SEL_GT(x, NN__KBITS(0), NN__K(1.0f), e);
     return NN__DIV(e, d);
 }
 
 /* >>gemm ----------------------------------------------------------------------------------------
-   C = A B over 16-output panels, see nn__gemm. A tile of C stays in registers while k runs. */
+   The product that dense rows and convolutions are made of, see nn__gemm. A tile of C stays in
+   registers while k runs; lanes go across columns, so tiles, blocks and packing never touch the
+   order of a sum. */
 
-#define NN__ROWS 4 /* of a tile */
+/* A tile: up to NN__TILE_ROWS rows of C, each some vectors at distance cs; the vectors of B lie at
+   distance bs. Rows of A come in pairs at distance ar, which halves the registers for them. */
+typedef struct NN__ID(tile) {
+    const float *a[12], *b, *bias;
+    const float *ahead; /* fetched into the cache meanwhile, 16 floats a step of k */
+    float *c[12];
+    ptrdiff_t ar, ak[3], bk[3], bs, cs;
+    int32_t n[3];
+    uint8_t add, relu;
+} NN__ID(tile);
 
-/* rows x cols of C, which begins at c with column stride cj and row stride cr; b is the panel, its
-   k strides bk. */
-NN__KERNEL_INLINE void NN__ID(tile_f32)(const nn__gemm *g, const float *a, const float *b,
-                                        const ptrdiff_t bk[3], ptrdiff_t bj, const float *bias,
-                                        float *c, ptrdiff_t cr, ptrdiff_t cj, int rows, int cols) {
-    NN__V acc[NN__ROWS][NN__LANES / NN__WIDTH];
-    int32_t k0, k1, k2;
-    int r, j;
-    for (r = 0; r < rows; r++)
-        for (j = 0; j < cols; j++) acc[r][j] = g->add ? c[r * cr + j * cj] : 0.0f;
-    for (k2 = 0; k2 < g->n[2]; k2++)
-        for (k1 = 0; k1 < g->n[1]; k1++) {
-            const float *ak = a + k2 * g->ak[2] + k1 * g->ak[1], *bp = b + k2 * bk[2] + k1 * bk[1];
-            for (k0 = 0; k0 < g->n[0]; k0++, ak += g->ak[0], bp += bk[0])
-                for (r = 0; r < rows; r++) {
-                    NN__V x = NN__SPREAD(ak[r * g->ar]);
-                    for (j = 0; j < cols; j++)
-                        acc[r][j] = NN__FMA(x, NN__LOAD(bp + j * bj), acc[r][j]);
-                }
-        }
-    for (r = 0; r < rows; r++)
-        for (j = 0; j < cols; j++) {
-            NN__V y = acc[r][j];
-            if (bias) y = NN__ADD(y, bias[j]);
-            NN__STORE(&c[r * cr + j * cj], y);
-        }
-}
+/* Sums are named sROW_VECTOR: registers, whatever the compiler thinks of arrays. */
+#define NN__C1(X, r) X(r, 0)
+#define NN__C2(X, r) X(r, 0) X(r, 1)
+#define NN__C4(X, r) NN__C2(X, r) X(r, 2) X(r, 3)
+#define NN__C8(X, r) NN__C4(X, r) X(r, 4) X(r, 5) X(r, 6) X(r, 7)
+#define NN__C16(X, r) \
+    NN__C8(X, r) X(r, 8) X(r, 9) X(r, 10) X(r, 11) X(r, 12) X(r, 13) X(r, 14) X(r, 15)
+#define NN__R1(X, n) X(0, n)
+#define NN__R2(X, n) NN__R1(X, n) X(1, n)
+#define NN__R3(X, n) NN__R2(X, n) X(2, n)
+#define NN__R4(X, n) NN__R3(X, n) X(3, n)
+#define NN__R5(X, n) NN__R4(X, n) X(4, n)
+#define NN__R6(X, n) NN__R5(X, n) X(5, n)
+#define NN__R7(X, n) NN__R6(X, n) X(6, n)
+#define NN__R8(X, n) NN__R7(X, n) X(7, n)
+#define NN__R9(X, n) NN__R8(X, n) X(8, n)
+#define NN__R10(X, n) NN__R9(X, n) X(9, n)
+#define NN__R11(X, n) NN__R10(X, n) X(10, n)
+#define NN__R12(X, n) NN__R11(X, n) X(11, n)
 
-NN__KERNEL void NN__ID(gemm_f32)(const nn__gemm *g) {
-    int32_t col, r;
-    for (col = 0; col < g->cols; col += NN__LANES) {
-        int32_t w = nn__min(NN__LANES, g->cols - col), wb = g->b_panels ? w : 1,
-                wc = g->c_panels ? w : 1;
-        const float *b = g->b + col * g->bc + g->b0 * wb, *bias = g->bias ? g->bias + col : NULL;
-        float *c = g->c + col * g->cc + g->c0 * wc;
-        ptrdiff_t bk[3], cr = g->cr * wc;
-        bk[0] = g->bk[0] * wb, bk[1] = g->bk[1] * wb, bk[2] = g->bk[2] * wb;
-        for (r = 0; r < g->rows; r += NN__ROWS) {
-            const float *a = g->a + r * g->ar;
-            int32_t rows = nn__min(NN__ROWS, g->rows - r);
-            if (w == NN__LANES && g->bj == 1 && g->cj == 1 && rows == NN__ROWS)
-                NN__ID(tile_f32)(g, a, b, bk, 1, bias, c + r * cr, cr, 1, NN__ROWS, NN__LANES);
-            else if (w == NN__LANES && g->bj == 1 && g->cj == 1 && rows == 1)
-                NN__ID(tile_f32)(g, a, b, bk, 1, bias, c + r * cr, cr, 1, 1, NN__LANES);
-            else NN__ID(tile_f32)(g, a, b, bk, g->bj, bias, c + r * cr, cr, g->cj, rows, w);
+#define NN__PAIR_0 a0
+#define NN__PAIR_1 a0
+#define NN__PAIR_2 a2
+#define NN__PAIR_3 a2
+#define NN__PAIR_4 a4
+#define NN__PAIR_5 a4
+#define NN__PAIR_6 a6
+#define NN__PAIR_7 a6
+#define NN__PAIR_8 a8
+#define NN__PAIR_9 a8
+#define NN__PAIR_10 a10
+#define NN__PAIR_11 a10
+#define NN__T_ROW(r, n) NN__UNUSED const float *a##r = t->a[r];
+#define NN__T_ZERO1(r, v) NN__V s##r##_##v = NN__KBITS(0);
+#define NN__T_ZERO(r, n) NN__C##n(NN__T_ZERO1, r)
+#define NN__T_LOAD1(r, v) s##r##_##v = NN__LOAD(t->c[r] + v * t->cs, NN__WIDTH);
+#define NN__T_LOAD(r, n) NN__C##n(NN__T_LOAD1, r)
+#define NN__T_B(r, v) NN__V b##v = NN__LOAD(b + v * bs, NN__WIDTH);
+#define NN__T_FMA1(r, v) s##r##_##v = NN__FMA(x, b##v, s##r##_##v);
+#define NN__T_FMA(r, n)               \
+    {                                 \
+        NN__V x = NN__SPREAD(NN__PAIR_##r[r % 2 ? j : i]); \
+        NN__C##n(NN__T_FMA1, r)       \
+    }
+#define NN__T_BIAS1(r, v) s##r##_##v = NN__ADD(s##r##_##v, b##v);
+#define NN__T_BIAS(r, n) NN__C##n(NN__T_BIAS1, r)
+#define NN__T_RELU1(r, v) s##r##_##v = NN__RELU(s##r##_##v);
+#define NN__T_RELU(r, n) NN__C##n(NN__T_RELU1, r)
+#define NN__T_STORE1(r, v) NN__STORE(t->c[r] + v * t->cs, s##r##_##v, NN__WIDTH);
+#define NN__T_STORE(r, n) NN__C##n(NN__T_STORE1, r)
+
+#define NN__DEFINE_TILE(rows, vecs)                                              \
+    NN__KERNEL void NN__ID(tile_f32_##rows##x##vecs)(const NN__ID(tile) * t) {   \
+        ptrdiff_t bs = t->bs, ak = t->ak[0], bk = t->bk[0];                      \
+        int32_t k1, k2;                                                          \
+        NN__R##rows(NN__T_ROW, vecs) NN__R##rows(NN__T_ZERO, vecs) if (t->add) { \
+            NN__R##rows(NN__T_LOAD, vecs)                                        \
+        }                                                                        \
+        for (k2 = 0; k2 < t->n[2]; k2++)                                         \
+            for (k1 = 0; k1 < t->n[1]; k1++) {                                   \
+                ptrdiff_t i = k2 * t->ak[2] + k1 * t->ak[1], j = i + t->ar;      \
+                const float *b = t->b + k2 * t->bk[2] + k1 * t->bk[1];           \
+                const float *end = b + t->n[0] * bk, *ahead = t->ahead;          \
+                for (; b != end; b += bk, i += ak, j += ak) {                    \
+                    NN__PREFETCH(ahead);                                         \
+                    ahead += NN__LANES;                                          \
+                    NN__C##vecs(NN__T_B, 0) NN__R##rows(NN__T_FMA, vecs)         \
+                }                                                                \
+                (void)j;                                                         \
+            }                                                                    \
+        if (t->bias) {                                                           \
+            const float *b = t->bias;                                            \
+            bs = NN__WIDTH;                                                      \
+            NN__C##vecs(NN__T_B, 0) NN__R##rows(NN__T_BIAS, vecs)                \
+        }                                                                        \
+        if (t->relu) { /* as in act */                                           \
+            NN__R##rows(NN__T_RELU, vecs)                                        \
+        }                                                                        \
+        NN__R##rows(NN__T_STORE, vecs)                                           \
+    }
+NN__TILES(NN__DEFINE_TILE)
+
+#define NN__NAME_TILE(rows, n) NN__ID(tile_f32_##rows##x##n),
+static void (*const NN__ID(tiles)[])(const NN__ID(tile) *) = { NN__TILES(NN__NAME_TILE) };
+
+/* All rows of C at a group of columns; t has the rest. Row strides of C count width floats. A group
+   narrower than its vectors (w columns, else 0) goes through a copy. Tiles go on over the ends of
+   runs of rows where that does not part a pair. */
+NN__KERNEL void NN__ID(rows_f32)(const nn__gemm *g, NN__ID(tile) * t, int vecs, const float *a,
+                                 float *c, ptrdiff_t width, int32_t w, ptrdiff_t step) {
+    int32_t all = g->rows[0] * g->rows[1] * g->rows[2], most = NN__TILE_ROWS(vecs);
+    int32_t run = g->rows[0] % 2 ? g->rows[0] : all, left = run, tiles = 0, i = 0, j = 0, r;
+    const float *a1 = a, *a2 = a; /* where this run and this plane of rows begin */
+    float *c1 = c, *c2 = c, *to[12];
+    NN__ALIGNED float edge[NN__WIDTH > 1 ? 12 * NN__LANES : 1];
+    t->ar = g->ar[0];
+    for (; all; all -= r) {
+        int32_t rows;
+        if (!left) left = run;
+        if (!tiles) tiles = left > most ? (left + most - 1) / most : 1;
+        rows = tiles > 1 ? left / tiles + 1 : left;
+        if (rows > 1) rows &= ~1; /* an odd row is a tile of its own */
+        left -= rows;
+        tiles--;
+        for (r = 0; r < rows; r++) {
+            t->a[r] = a;
+            t->c[r] = c;
+            a += g->ar[0];
+            c += g->cr[0] * width;
+            if (++i < g->rows[0]) continue;
+            i = 0;
+            a1 += g->ar[1];
+            c1 += g->cr[1] * width;
+            if (++j == g->rows[1]) {
+                j = 0;
+                a1 = a2 += g->ar[2];
+                c1 = c2 += g->cr[2] * width;
+            }
+            a = a1;
+            c = c1;
         }
+        for (r = 0; NN__WIDTH > 1 && w && r < rows; r++) {
+            to[r] = t->c[r];
+            t->c[r] = edge + r * NN__LANES;
+            if (t->add) NN_MEMCPY(t->c[r], to[r], 4 * (size_t)w);
+        }
+        NN__ID(tiles)[NN__TILE_AT(vecs) + rows / 2](t);
+        t->ahead += step;
+        for (r = 0; NN__WIDTH > 1 && w && r < rows; r++)
+            NN_MEMCPY(to[r], t->c[r], 4 * (size_t)w);
+        r = rows;
     }
 }
 
-/* The 16 partial sums joined as halves. */
-NN__KERNEL_INLINE float NN__ID(tree_f32)(float lane[NN__LANES]) {
-    int half, l;
-    for (half = NN__LANES / 2; half; half /= 2)
-        for (l = 0; l < half; l++) lane[l] = NN__ADD(lane[l], lane[l + half]);
-    return lane[0];
+/* Lanes v, v + 1, ... of w in all, others +0. */
+NN__KERNEL_INLINE NN__V NN__ID(part)(const float *p, int32_t v, int32_t w) {
+    return v < w ? NN__LOAD(p + v, NN__LEFT(w - v)) : NN__KBITS(0);
 }
 
+/* Columns [0, w) of B for a block of k as one panel [k][16], padded with zeros. */
+NN__KERNEL void NN__ID(pack_f32)(float *to, const float *b, const int32_t n[3],
+                                 const ptrdiff_t bk[3], ptrdiff_t bj, int32_t w) {
+    int32_t k2, k1, k0, j;
+    for (k2 = 0; k2 < n[2]; k2++)
+        for (k1 = 0; k1 < n[1]; k1++) {
+            const float *p = b + k2 * bk[2] + k1 * bk[1];
+            for (k0 = 0; bk[0] == 1 && w == NN__LANES && k0 + 4 <= n[0]; k0 += 4, p += 4, to += 64)
+                for (j = 0; j < NN__LANES; j += 4)
+                    NN__TRANSPOSE4(to + j, NN__LANES, p + j * bj, bj);
+            for (; k0 < n[0]; k0++, p += bk[0], to += NN__LANES) {
+                for (j = 0; bj == 1 && j < NN__LANES; j += NN__WIDTH)
+                    NN__STORE(to + j, NN__ID(part)(p, j, w), NN__WIDTH);
+                for (; j < NN__LANES; j++) to[j] = j < w ? p[j * bj] : 0.0f;
+            }
+        }
+}
+
+#if NN__WIDTH > 1
+#define NN__BLOCK 65536 /* floats of B that stay in the first-level cache while the rows go by */
+#define NN__PACK 4096  /* floats of B that are packed at a time */
+
+/* A group of columns from col on: w of them in a panel of their own, or whole panels. k goes in
+   blocks that continue from the partial sums in C. room: where blocks of B are packed; NULL: B is
+   used where it lies. */
+NN__KERNEL void NN__ID(group_f32)(const nn__gemm *g, int32_t col, int32_t w, int vecs,
+                                  float *room) {
+    ptrdiff_t wb = g->b_panels ? w : 1, wc = g->c_panels ? w : 1, bk[3];
+    int32_t panels = nn__max(1, vecs / NN__VECS), k[3], block[3], limit, l;
+    int32_t rows = g->rows[0] * g->rows[1] * g->rows[2];
+    const float *b = g->b + col * g->bc + g->b0 * wb;
+    float bias[NN__LANES];
+    NN__ID(tile) t;
+    t.cs = NN__WIDTH == NN__LANES ? NN__LANES * g->cc : NN__WIDTH;
+    limit = room ? NN__PACK / NN__LANES / panels : NN__BLOCK / NN__LANES / panels;
+    for (l = 0; l < 3; l++) {
+        t.ak[l] = g->ak[l];
+        bk[l] = t.bk[l] = g->bk[l] * wb;
+        block[l] = nn__max(1, g->n[l]);
+        if (!room && rows <= 2 * NN__TILE_ROWS(vecs)) continue; /* B is used once or twice */
+        block[l] = nn__min(block[l], limit);
+        limit = block[l] < g->n[l] ? 1 : limit / block[l];
+    }
+    t.bs = NN__WIDTH == NN__LANES ? NN__LANES * g->bc : NN__WIDTH;
+    for (k[2] = 0; k[2] == 0 || k[2] < g->n[2]; k[2] += block[2])
+        for (k[1] = 0; k[1] == 0 || k[1] < g->n[1]; k[1] += block[1])
+            for (k[0] = 0; k[0] == 0 || k[0] < g->n[0]; k[0] += block[0]) {
+                const float *a = g->a;
+                int last = 1;
+                t.add = g->add;
+                t.b = b;
+                for (l = 0; l < 3; l++) {
+                    t.n[l] = nn__min(block[l], g->n[l] - k[l]);
+                    a += k[l] * g->ak[l];
+                    t.b += k[l] * bk[l];
+                    t.add |= k[l] != 0;
+                    last &= k[l] + block[l] >= g->n[l];
+                }
+                if (room) {
+                    int32_t size = t.n[0] * t.n[1] * t.n[2] * NN__LANES, p;
+                    for (p = 0; p < panels; p++)
+                        NN__ID(pack_f32)(room + p * size, t.b + p * NN__LANES * g->bc, t.n, bk,
+                                         g->bj, w);
+                    t.b = room;
+                    t.bk[0] = NN__LANES;
+                    t.bk[1] = t.bk[0] * t.n[0];
+                    t.bk[2] = t.bk[1] * t.n[1];
+                    if (NN__WIDTH == NN__LANES) t.bs = size;
+                }
+                /* the next block of B, or the next columns */
+                t.ahead = t.b + (last ? panels * NN__LANES * g->bc : block[0] * bk[0]);
+                t.relu = (uint8_t)(last && g->relu);
+                t.bias = last && g->bias ? g->bias + col : NULL;
+                if (t.bias && w < NN__LANES) {
+                    NN_MEMSET(bias, 0, sizeof bias);
+                    NN_MEMCPY(bias, t.bias, 4 * (size_t)w);
+                    t.bias = bias;
+                }
+                NN__ID(rows_f32)(g, &t, vecs, a, g->c + col * g->cc + g->c0 * wc, wc,
+                                 w < NN__LANES ? w : 0, NN__LANES * g->bc);
+            }
+}
+
+NN__TARGET NN__NOINLINE void NN__ID(packed_f32)(const nn__gemm *g, int32_t col, int32_t w,
+                                                int vecs) {
+    NN__ALIGNED float room[NN__PACK];
+    NN__ID(group_f32)(g, col, w, vecs, room);
+}
+
+NN__KERNEL void NN__ID(gemm_f32)(const nn__gemm *g) {
+    int32_t col = 0, panels;
+    for (; col < g->cols; col += panels * NN__LANES) {
+        int32_t left = g->cols - col, w = nn__min(NN__LANES, left);
+        panels = NN__WIDTH < NN__LANES || left < 32 ? 1 : left < 64 ? 2 : 4;
+        if (g->bj == 1 && w == NN__LANES)
+            NN__ID(group_f32)(g, col, w, panels * NN__VECS, NULL);
+        else NN__ID(packed_f32)(g, col, w, panels * NN__VECS);
+    }
+}
+#else
+/* Four columns of a panel at a time, then one. */
+NN__KERNEL void NN__ID(gemm_f32)(const nn__gemm *g) {
+    int32_t col = 0, vecs, l;
+    NN__ID(tile) t;
+    t.cs = 1;
+    t.bs = g->bj;
+    t.add = g->add;
+    t.relu = g->relu;
+    for (; col < g->cols; col += vecs) {
+        int32_t j = col % NN__LANES, panel = col - j, w = nn__min(NN__LANES, g->cols - panel);
+        ptrdiff_t wb = g->b_panels ? w : 1, wc = g->c_panels ? w : 1;
+        vecs = w - j >= 4 ? 4 : 1;
+        for (l = 0; l < 3; l++) {
+            t.n[l] = g->n[l];
+            t.ak[l] = g->ak[l];
+            t.bk[l] = g->bk[l] * wb;
+        }
+        t.b = g->b + panel * g->bc + g->b0 * wb + j * g->bj;
+        t.bias = g->bias ? g->bias + col : NULL;
+        NN__ID(rows_f32)(g, &t, vecs, g->a, g->c + panel * g->cc + g->c0 * wc + j, wc, 0, 0);
+    }
+}
+#endif
+
+/* Channel by channel, B [k][cols] for all rows: C[r][j] = sum over k of A[r][k][j] B[k][j]. */
+NN__KERNEL void NN__ID(channels_f32)(const nn__gemm *g) {
+    int32_t i, j, l, col, k0, k1, k2;
+    for (l = 0; l < g->rows[2]; l++)
+        for (i = 0; i < g->rows[1]; i++)
+            for (j = 0; j < g->rows[0]; j++) {
+                const float *a = g->a + l * g->ar[2] + i * g->ar[1] + j * g->ar[0];
+                float *c = g->c + l * g->cr[2] + i * g->cr[1] + j * g->cr[0];
+                for (col = 0; col < g->cols; col += NN__WIDTH) {
+                    int w = NN__LEFT(g->cols - col);
+                    NN__V s = NN__KBITS(0);
+                    if (g->add) s = NN__LOAD(c + col, w);
+                    for (k2 = 0; k2 < g->n[2]; k2++)
+                        for (k1 = 0; k1 < g->n[1]; k1++) {
+                            const float *x = a + col + k2 * g->ak[2] + k1 * g->ak[1];
+                            const float *b = g->b + g->b0 + col + k2 * g->bk[2] + k1 * g->bk[1];
+                            for (k0 = 0; k0 < g->n[0]; k0++, x += g->ak[0], b += g->bk[0])
+                                s = NN__FMA(NN__LOAD(x, w), NN__LOAD(b, w), s);
+                        }
+                    if (g->bias) s = NN__ADD(s, NN__LOAD(g->bias + col, w));
+                    NN__STORE(c + col, s, w);
+                }
+            }
+}
+
+#if NN__WIDTH == 1
 NN__KERNEL void NN__ID(lanes_f32)(const nn__gemm *g) {
     int32_t r, j, k, l;
-    for (r = 0; r < g->rows; r++)
+    for (r = 0; r < g->rows[0]; r++)
         for (j = 0; j < g->cols; j++) {
             float lane[NN__LANES], sum;
-            const float *a = g->a + r * g->ar;
+            const float *a = g->a + r * g->ar[0];
             for (l = 0; l < NN__LANES; l++) lane[l] = 0.0f;
             for (k = 0; k < g->n[0]; k += NN__LANES) {
                 int32_t w = nn__min(NN__LANES, g->n[0] - k);
                 ptrdiff_t bk = g->b_panels ? 1 : g->bk[0];
                 const float *b = g->b_panels ? g->b + k / NN__LANES * g->bk[1] + j * g->bj * w
                                              : g->b + k * bk + j * g->bj;
-                for (l = 0; l < w; l++)
-                    lane[l] = NN__FMA(a[(k + l) * g->ak[0]], b[l * bk], lane[l]);
+                for (l = 0; l < w; l++) lane[l] = NN__FMA(a[k + l], b[l * bk], lane[l]);
             }
-            sum = NN__ID(tree_f32)(lane);
+            sum = NN__SUM16(lane);
             if (g->bias) sum = NN__ADD(sum, g->bias[j]);
-            g->c[r * g->cr + j * g->cj] = sum;
+            g->c[r * g->cr[0] + j] = sum;
         }
 }
+#else
+/* w of 16 lanes of column j, from v on: the last ones, or all where k is not side by side. */
+NN__TARGET NN__NOINLINE NN__V NN__ID(lane_part)(const nn__gemm *g, const float *b, int32_t k,
+                                                int32_t j, int32_t v, int32_t w) {
+    float some[NN__LANES];
+    int32_t l;
+    if (g->b_panels) return NN__ID(part)(b + j * g->bj * w, v, w);
+    if (g->bk[0] == 1) return NN__ID(part)(b + j * g->bj, v, w);
+    b = g->b + k * g->bk[0] + j * g->bj;
+    for (l = 0; l < w; l++) some[l] = b[l * g->bk[0]];
+    return NN__ID(part)(some, v, w);
+}
+
+/* Sums in 16 lanes for a tile of rows and columns; vector v is v % NN__VECS of its column. */
+#define NN__L_COL(v) (j + v / NN__VECS)
+#define NN__L_AT(v) (v % NN__VECS * NN__WIDTH)
+#define NN__L_ROW(r, n) const float *a##r = a + r * g->ar[0];
+#define NN__L_B(r, v) NN__V b##v = NN__LOAD(b + NN__L_COL(v) * bj + NN__L_AT(v), NN__WIDTH);
+#define NN__L_FMA1(r, v) \
+    s##r##_##v = NN__FMA(NN__LOAD(a##r + k + NN__L_AT(v), NN__WIDTH), b##v, s##r##_##v);
+#define NN__L_FMA(r, n) NN__C##n(NN__L_FMA1, r)
+#define NN__L_B_PART(r, v) \
+    NN__V b##v = NN__ID(lane_part)(g, b, k, NN__L_COL(v), NN__L_AT(v), w);
+#define NN__L_PART1(r, v) \
+    s##r##_##v = NN__FMA(NN__ID(part)(a##r + k, NN__L_AT(v), w), b##v, s##r##_##v);
+#define NN__L_PART(r, n) NN__C##n(NN__L_PART1, r)
+#define NN__L_LIST(r, v) s##r##_##v,
+#define NN__L_STORE(r, n)                                                    \
+    {                                                                        \
+        NN__V s[] = { NN__C##n(NN__L_LIST, r) };                             \
+        for (w = 0; w < n / NN__VECS; w++) {                                 \
+            float sum = NN__SUM16(s + w * NN__VECS);                         \
+            if (g->bias) sum = sum + g->bias[j + w];                         \
+            c[r * g->cr[0] + w] = sum;                                       \
+        }                                                                    \
+    }
+#define NN__DEFINE_LANES_(rows, vecs)                                                      \
+    NN__KERNEL void NN__ID(lanes_f32_##rows##x##vecs)(const nn__gemm *g, const float *a,   \
+                                                      float *c, int32_t j) {               \
+        ptrdiff_t bj = g->b_panels ? g->bj * NN__LANES : g->bj;                            \
+        ptrdiff_t step = g->b_panels ? g->bk[1] : NN__LANES;                               \
+        const float *b = g->b;                                                             \
+        int32_t k = 0, w;                                                                  \
+        NN__R##rows(NN__L_ROW, vecs) NN__R##rows(NN__T_ZERO, vecs) if (g->b_panels ||      \
+                                                                       g->bk[0] == 1) {    \
+            for (; k + NN__LANES <= g->n[0]; k += NN__LANES, b += step) {                  \
+                NN__C##vecs(NN__L_B, 0) NN__R##rows(NN__L_FMA, vecs)                       \
+            }                                                                              \
+        }                                                                                  \
+        for (; k < g->n[0]; k += NN__LANES) {                                              \
+            w = nn__min(NN__LANES, g->n[0] - k);                                           \
+            NN__C##vecs(NN__L_B_PART, 0) NN__R##rows(NN__L_PART, vecs)                     \
+        }                                                                                  \
+        NN__R##rows(NN__L_STORE, vecs)                                                     \
+    }
+#define NN__DEFINE_LANES(rows, vecs) NN__DEFINE_LANES_(rows, vecs)
+
+NN__LANE_TILES(NN__DEFINE_LANES)
+
+#define NN__NAME_LANES_(rows, vecs) { NN__ID(lanes_f32_##rows##x##vecs), rows, vecs / NN__VECS },
+#define NN__NAME_LANES(rows, vecs) NN__NAME_LANES_(rows, vecs)
+static const struct NN__ID(lane_tile) {
+    void (*run)(const nn__gemm *g, const float *a, float *c, int32_t j);
+    int32_t rows, cols;
+} NN__ID(lane_tiles)[] = { NN__LANE_TILES(NN__NAME_LANES) };
+
+/* The first tile that fits in what is left; the last one is 1 x 1. */
+NN__KERNEL void NN__ID(lanes_f32)(const nn__gemm *g) {
+    int32_t r, j, cols;
+    for (j = 0; j < g->cols; j += cols) {
+        const struct NN__ID(lane_tile) *t = NN__ID(lane_tiles);
+        while (t->cols > g->cols - j || t->rows > g->rows[0]) t++;
+        cols = t->cols;
+        for (r = 0; r < g->rows[0]; r += t->rows) {
+            int32_t i = j;
+            if (t->rows > g->rows[0] - r)
+                t = &NN__ID(lane_tiles)[sizeof NN__ID(lane_tiles) / sizeof *t - 1];
+            for (; i < j + cols; i += t->cols)
+                t->run(g, g->a + r * g->ar[0], g->c + r * g->cr[0] + i, i);
+        }
+    }
+}
+#endif
 
 /* >>elementwise ---------------------------------------------------------------------------------
-   Activations, normalization, losses. */
+   Activations, normalization, pooling, losses. Sums along a vector: element i goes to lane i % 16.
+ */
 
 NN__KERNEL_INLINE float NN__ID(max_f32)(const float *x, int32_t n) {
     float m = x[0];
     int32_t i;
-    for (i = 1; i < n; i++) m = NN__SEL_GT(x[i], m, x[i], m);
+    for (i = 1; i < n; i++) m = x[i] > m ? x[i] : m;
     return m;
 }
 
-NN__KERNEL void NN__ID(softmax_f32)(float *y, int32_t n) {
-    float lane[NN__LANES], m = NN__ID(max_f32)(y, n), sum;
+/* y = exp(x - m), and the sum of that. */
+NN__KERNEL float NN__ID(exp_sum_f32)(float *y, const float *x, int32_t n, float m) {
+    NN__V lane[NN__VECS];
     int32_t i;
-    for (i = 0; i < NN__LANES; i++) lane[i] = 0.0f;
-    for (i = 0; i < n; i++) {
-        y[i] = NN__ID(exp)(NN__SUB(y[i], m));
-        lane[i % NN__LANES] = NN__ADD(lane[i % NN__LANES], y[i]);
+    int l;
+    for (l = 0; l < NN__VECS; l++) lane[l] = NN__KBITS(0);
+    for (i = 0; i < n;)
+        for (l = 0; l < NN__VECS && i < n; l++, i += NN__WIDTH) {
+            int w = NN__LEFT(n - i);
+            NN__V e = NN__ID(exp)(NN__SUB(NN__LOAD(x + i, w), NN__SPREAD(m)));
+            if (y) NN__STORE(y + i, e, w);
+            lane[l] = NN__ADD(lane[l], NN__FIRST(e, w));
+        }
+    return NN__SUM16(lane);
+}
+
+NN__KERNEL void NN__ID(softmax_f32)(float *y, int32_t n) {
+    float sum = NN__ID(exp_sum_f32)(y, y, n, NN__ID(max_f32)(y, n));
+    int32_t i;
+    for (i = 0; i < n; i += NN__WIDTH) {
+        int w = NN__LEFT(n - i);
+        NN__STORE(y + i, NN__DIV(NN__LOAD(y + i, w), NN__SPREAD(sum)), w);
     }
-    sum = NN__ID(tree_f32)(lane);
-    for (i = 0; i < n; i++) y[i] = NN__DIV(y[i], sum);
 }
 
 NN__KERNEL void NN__ID(act_f32)(float *y, size_t n, int32_t width, int act, float slope) {
@@ -6898,21 +7848,29 @@ NN__KERNEL void NN__ID(act_f32)(float *y, size_t n, int32_t width, int act, floa
     switch (act) {
     case NN_RELU: /* keeps NaN and -0 */
         for (i = 0; i < n; i += NN__WIDTH) {
-            NN__V x = NN__LOAD(y + i);
-            NN__STORE(y + i, NN__SEL_GT(NN__K(0.0f), x, NN__K(0.0f), x));
+            int w = NN__LEFT(n - i);
+            NN__V x = NN__LOAD(y + i, w);
+            NN__STORE(y + i, NN__RELU(x), w);
         }
         break;
     case NN_LEAKY_RELU:
         for (i = 0; i < n; i += NN__WIDTH) {
-            NN__V x = NN__LOAD(y + i), z = NN__MUL(x, NN__SPREAD(slope));
-            NN__STORE(y + i, NN__SEL_GT(x, NN__K(0.0f), x, z));
+            int w = NN__LEFT(n - i);
+            NN__V x = NN__LOAD(y + i, w), z = NN__MUL(x, NN__SPREAD(slope));
+            NN__STORE(y + i, NN__SEL_GT(x, NN__KBITS(0), x, z), w);
         }
         break;
     case NN_SIGMOID:
-        for (i = 0; i < n; i += NN__WIDTH) NN__STORE(y + i, NN__ID(sigmoid)(NN__LOAD(y + i)));
+        for (i = 0; i < n; i += NN__WIDTH) {
+            int w = NN__LEFT(n - i);
+            NN__STORE(y + i, NN__ID(sigmoid)(NN__LOAD(y + i, w)), w);
+        }
         break;
     case NN_TANH:
-        for (i = 0; i < n; i += NN__WIDTH) NN__STORE(y + i, NN__ID(tanh)(NN__LOAD(y + i)));
+        for (i = 0; i < n; i += NN__WIDTH) {
+            int w = NN__LEFT(n - i);
+            NN__STORE(y + i, NN__ID(tanh)(NN__LOAD(y + i, w)), w);
+        }
         break;
     default:
         for (i = 0; i < n; i += (size_t)width) NN__ID(softmax_f32)(y + i, width);
@@ -6922,97 +7880,303 @@ NN__KERNEL void NN__ID(act_f32)(float *y, size_t n, int32_t width, int act, floa
 
 /* dx = y (dy - sum dy y) */
 NN__KERNEL void NN__ID(softmax_grad_f32)(float *dy, const float *y, int32_t n) {
-    float lane[NN__LANES], sum;
+    NN__V lane[NN__VECS];
+    float sum;
     int32_t i;
-    for (i = 0; i < NN__LANES; i++) lane[i] = 0.0f;
-    for (i = 0; i < n; i++) lane[i % NN__LANES] = NN__FMA(dy[i], y[i], lane[i % NN__LANES]);
-    sum = NN__ID(tree_f32)(lane);
-    for (i = 0; i < n; i++) {
-        float d = NN__SUB(dy[i], sum);
-        dy[i] = NN__MUL(d, y[i]);
+    int l;
+    for (l = 0; l < NN__VECS; l++) lane[l] = NN__KBITS(0);
+    for (i = 0; i < n;)
+        for (l = 0; l < NN__VECS && i < n; l++, i += NN__WIDTH) {
+            int w = NN__LEFT(n - i);
+            lane[l] = NN__FMA(NN__LOAD(dy + i, w), NN__LOAD(y + i, w), lane[l]);
+        }
+    sum = NN__SUM16(lane);
+    for (i = 0; i < n; i += NN__WIDTH) {
+        int w = NN__LEFT(n - i);
+        NN__V d = NN__SUB(NN__LOAD(dy + i, w), NN__SPREAD(sum));
+        NN__STORE(dy + i, NN__MUL(d, NN__LOAD(y + i, w)), w);
     }
 }
 
 NN__KERNEL void NN__ID(act_grad_f32)(float *dy, const float *y, size_t n, int32_t width, int act,
                                      float slope) {
     size_t i;
-    switch (act) {
-    case NN_RELU:
-        for (i = 0; i < n; i += NN__WIDTH)
-            NN__STORE(dy + i,
-                      NN__SEL_GT(NN__LOAD(y + i), NN__K(0.0f), NN__LOAD(dy + i), NN__K(0.0f)));
-        break;
-    case NN_LEAKY_RELU:
-        for (i = 0; i < n; i += NN__WIDTH) {
-            NN__V d = NN__LOAD(dy + i), z = NN__MUL(d, NN__SPREAD(slope));
-            NN__STORE(dy + i, NN__SEL_GT(NN__LOAD(y + i), NN__K(0.0f), d, z));
-        }
-        break;
-    case NN_SIGMOID: /* y (1 - y) */
-        for (i = 0; i < n; i += NN__WIDTH) {
-            NN__V v = NN__LOAD(y + i), d = NN__SUB(NN__K(1.0f), v);
-            d = NN__MUL(d, v);
-            NN__STORE(dy + i, NN__MUL(d, NN__LOAD(dy + i)));
-        }
-        break;
-    case NN_TANH: /* 1 - y^2 */
-        for (i = 0; i < n; i += NN__WIDTH) {
-            NN__V v = NN__LOAD(y + i), d = NN__FMA(NN__SUB(NN__K(0.0f), v), v, NN__K(1.0f));
-            NN__STORE(dy + i, NN__MUL(d, NN__LOAD(dy + i)));
-        }
-        break;
-    default:
+    if (act == NN_SOFTMAX) {
         for (i = 0; i < n; i += (size_t)width) NN__ID(softmax_grad_f32)(dy + i, y + i, width);
-        break;
+        return;
+    }
+    for (i = 0; i < n; i += NN__WIDTH) {
+        int w = NN__LEFT(n - i);
+        NN__V v = NN__LOAD(y + i, w), d = NN__LOAD(dy + i, w), z;
+        switch (act) {
+        case NN_RELU: d = NN__SEL_GT(v, NN__KBITS(0), d, NN__KBITS(0)); break;
+        case NN_LEAKY_RELU:
+            z = NN__MUL(d, NN__SPREAD(slope));
+            d = NN__SEL_GT(v, NN__KBITS(0), d, z);
+            break;
+        case NN_SIGMOID: /* y (1 - y) */
+            z = NN__SUB(NN__K(1.0f), v);
+            z = NN__MUL(z, v);
+            d = NN__MUL(z, d);
+            break;
+        default: /* tanh: 1 - y^2 */
+            z = NN__SUB(NN__KBITS(0), v);
+            z = NN__FMA(z, v, NN__K(1.0f));
+            d = NN__MUL(z, d);
+        }
+        NN__STORE(dy + i, d, w);
     }
 }
 
-NN__KERNEL void NN__ID(affine_f32)(float *y, size_t n, int32_t c, float scale, const float *mean,
-                                   const float *std) {
+/* Elements i of a table that repeats every c <= 4 of them lie in order from i % c on. */
+NN__KERNEL void NN__ID(affine_f32)(float *y, const void *x, int type, size_t n, int32_t c,
+                                   float scale, const float *mean, const float *std) {
+    float minus[4 + NN__WIDTH], by[4 + NN__WIDTH];
+    int32_t j, at = 0, step, divides = 0;
     size_t i;
-    for (i = 0; i < n; i++) {
-        size_t j = c > 4 ? 0 : i % (size_t)c;
-        float v = NN__FMA(y[i], scale, NN__SUB(0.0f, mean[j]));
-        y[i] = std[j] > 0 ? NN__DIV(v, std[j]) : v;
+    if (c > 4) c = 1;
+    step = NN__WIDTH % c;
+    for (j = 0; j < c + NN__WIDTH; j++) {
+        minus[j] = 0.0f - mean[j % c];
+        by[j] = std[j % c] > 0 ? std[j % c] : 1.0f;
+        divides |= std[j % c] > 0;
+    }
+    for (i = 0; i < n; i += NN__WIDTH) {
+        int w = NN__LEFT(n - i);
+        NN__V v = type == NN_U8 ? NN__BYTES((const unsigned char *)x + i, w)
+                                : NN__LOAD((const float *)x + i, w);
+        v = NN__FMA(v, NN__SPREAD(scale), NN__LOAD(minus + at, NN__WIDTH));
+        if (divides) v = NN__DIV(v, NN__LOAD(by + at, NN__WIDTH));
+        NN__STORE(y + i, v, w);
+        at += step;
+        if (at >= c) at -= c;
     }
 }
+
+NN__KERNEL void NN__ID(add_f32)(float *y, const float *a, const float *b, size_t n) {
+    size_t i;
+    for (i = 0; i < n; i += NN__WIDTH) {
+        int w = NN__LEFT(n - i);
+        NN__STORE(y + i, NN__ADD(NN__LOAD(a + i, w), NN__LOAD(b + i, w)), w);
+    }
+}
+
+NN__KERNEL void NN__ID(divide_f32)(float *y, const float *x, float by, size_t n) {
+    size_t i;
+    for (i = 0; i < n; i += NN__WIDTH) {
+        int w = NN__LEFT(n - i);
+        NN__STORE(y + i, NN__DIV(NN__LOAD(x + i, w), NN__SPREAD(by)), w);
+    }
+}
+
+/* Four vectors of columns at a time, since each is one chain of additions. */
+NN__KERNEL void NN__ID(add_rows_f32)(float *s, const float *x, size_t rows, int32_t cols,
+                                     ptrdiff_t stride) {
+    int32_t j = 0;
+    size_t r;
+    for (; NN__WIDTH > 1 && j + 4 * NN__WIDTH <= cols; j += 4 * NN__WIDTH) {
+        const float *p = x + j;
+        NN__V a = NN__LOAD(s + j, NN__WIDTH), b = NN__LOAD(s + j + NN__WIDTH, NN__WIDTH);
+        NN__V c = NN__LOAD(s + j + 2 * NN__WIDTH, NN__WIDTH);
+        NN__V d = NN__LOAD(s + j + 3 * NN__WIDTH, NN__WIDTH);
+        for (r = 0; r < rows; r++, p += stride) {
+            a = NN__ADD(a, NN__LOAD(p, NN__WIDTH));
+            b = NN__ADD(b, NN__LOAD(p + NN__WIDTH, NN__WIDTH));
+            c = NN__ADD(c, NN__LOAD(p + 2 * NN__WIDTH, NN__WIDTH));
+            d = NN__ADD(d, NN__LOAD(p + 3 * NN__WIDTH, NN__WIDTH));
+        }
+        NN__STORE(s + j, a, NN__WIDTH);
+        NN__STORE(s + j + NN__WIDTH, b, NN__WIDTH);
+        NN__STORE(s + j + 2 * NN__WIDTH, c, NN__WIDTH);
+        NN__STORE(s + j + 3 * NN__WIDTH, d, NN__WIDTH);
+    }
+    for (; j < cols; j += NN__WIDTH) {
+        const float *p = x + j;
+        int w = NN__LEFT(cols - j);
+        NN__V a = NN__LOAD(s + j, w);
+        for (r = 0; r < rows; r++, p += stride) a = NN__ADD(a, NN__LOAD(p, w));
+        NN__STORE(s + j, a, w);
+    }
+}
+
+/* The even bits of x, side by side, and back. */
+NN__KERNEL_INLINE uint32_t NN__ID(gather_bits)(uint32_t x) {
+    x &= 0x55555555u;
+    x = (x | x >> 1) & 0x33333333u;
+    x = (x | x >> 2) & 0x0f0f0f0fu;
+    x = (x | x >> 4) & 0x00ff00ffu;
+    return (x | x >> 8) & 0xffffu;
+}
+
+NN__KERNEL_INLINE uint32_t NN__ID(spread_bits)(uint32_t x) {
+    x = (x | x << 8) & 0x00ff00ffu;
+    x = (x | x << 4) & 0x0f0f0f0fu;
+    x = (x | x << 2) & 0x33333333u;
+    return (x | x << 1) & 0x55555555u;
+}
+
+/* One window: the first maximum in row order, and its number if winner is not NULL. A NaN beats
+   everything before it; most windows have none, which the sum of their elements tells. */
+NN__KERNEL NN__V NN__ID(window)(const nn__pool *p, const float *x, int w, NN__V *winner) {
+    NN__V best, k, all, v;
+    int32_t a, b, nans;
+    for (nans = 0;; nans = 1) {
+        all = best = NN__LOAD(x, w);
+        if (winner) *winner = NN__SPREAD((float)p->first);
+        for (a = 0; a < p->h; a++)
+            for (b = 0; b < p->w; b++) {
+                if (a + b == 0 && !nans) continue;
+                v = NN__LOAD(x + a * p->row + b * p->column, w);
+                if (winner) {
+                    k = NN__SPREAD((float)(p->first + a * p->kw + b));
+                    *winner = NN__SEL_GT(v, best, k, *winner);
+                    if (nans) *winner = NN__SEL_NAN(v, k, *winner);
+                }
+                best = NN__SEL_GT(v, best, v, best);
+                if (nans) best = NN__SEL_NAN(v, v, best);
+                all = NN__ADD(all, v);
+            }
+        if (nans || !NN__NAN_LANES(all)) return best;
+    }
+}
+
+/* The common window of 2 x 2, unrolled, without NaNs. */
+NN__KERNEL_INLINE NN__V NN__ID(any_window)(const nn__pool *p, const float *x, int w,
+                                           NN__V *winner) {
+    if (NN__WIDTH > 1 && p->bits == 2 && p->h == 2 && p->w == 2) {
+        NN__V a = NN__LOAD(x, w), b = NN__LOAD(x + p->column, w), c = NN__LOAD(x + p->row, w);
+        NN__V d = NN__LOAD(x + p->row + p->column, w), best = a;
+        NN__V all = NN__ADD(NN__ADD(a, b), NN__ADD(c, d));
+        if (winner) *winner = NN__SEL_GT(b, best, NN__K(1.0f), NN__KBITS(0));
+        best = NN__SEL_GT(b, best, b, best);
+        if (winner) *winner = NN__SEL_GT(c, best, NN__K(2.0f), *winner);
+        best = NN__SEL_GT(c, best, c, best);
+        if (winner) *winner = NN__SEL_GT(d, best, NN__K(3.0f), *winner);
+        best = NN__SEL_GT(d, best, d, best);
+        if (!NN__NAN_LANES(all)) return best;
+    }
+    return NN__ID(window)(p, x, w, winner);
+}
+
+NN__KERNEL void NN__ID(maxpool_f32)(const nn__pool *p) {
+    int32_t i, j, l;
+    for (i = 0; i < p->windows; i++) {
+        const float *x = p->x + i * p->step;
+        float *y = p->y + i * p->y_step;
+        if (!p->keep) {
+            for (j = 0; j < p->channels; j += NN__WIDTH) {
+                int w = NN__LEFT(p->channels - j);
+                NN__STORE(y + j, NN__ID(any_window)(p, x + j, w, NULL), w);
+            }
+            continue;
+        }
+        for (j = 0; j < p->channels; j += NN__LANES) {
+            int32_t width = nn__min(NN__LANES, p->channels - j);
+            float winners[NN__LANES];
+            uint32_t odd = 0, high = 0; /* winners 1 and 3; 2 and 3 */
+            size_t at = p->index + (size_t)(i * p->y_step + j);
+            for (l = 0; l < width; l += NN__WIDTH) {
+                int w = NN__LEFT(width - l);
+                NN__V winner;
+                NN__STORE(y + j + l, NN__ID(any_window)(p, x + j + l, w, &winner), w);
+                if (NN__WIDTH > 1 && p->bits == 2) {
+                    uint32_t one = NN__GT_BITS(winner, NN__K(0.5f)),
+                             two = NN__GT_BITS(winner, NN__K(1.5f));
+                    high |= two << l;
+                    odd |= (one ^ two ^ NN__GT_BITS(winner, NN__K(2.5f))) << l;
+                } else {
+                    NN__STORE(winners + l, winner, w);
+                }
+            }
+            if (NN__WIDTH > 1 && p->bits == 2) {
+                uint32_t codes = NN__ID(spread_bits)(odd) | NN__ID(spread_bits)(high) << 1;
+                if (at % 4 == 0 && width == NN__LANES) {
+                    nn__put32(p->keep + at / 4, codes);
+                    continue;
+                }
+                for (l = 0; l < width; l++) winners[l] = (float)(codes >> 2 * l & 3);
+            }
+            for (l = 0; l < width; l++)
+                nn__put_index(p->keep, p->bits, at + (size_t)l, (uint32_t)winners[l]);
+        }
+    }
+}
+
+#ifndef NN_NO_TRAIN
+/* Windows that do not overlap: all their elements are written, others not touched. */
+NN__KERNEL void NN__ID(unpool_f32)(const nn__pool *p) {
+    int four = NN__WIDTH > 1 && p->h * p->w == 4;
+    ptrdiff_t place[4];
+    int32_t i, j, l, k;
+    for (k = 0; four && k < 4; k++) place[k] = k / p->w * p->row + k % p->w * p->column;
+    for (i = 0; i < p->windows; i++)
+        for (j = 0; j < p->channels; j += NN__LANES) {
+            int32_t width = nn__min(NN__LANES, p->channels - j);
+            size_t at = p->index + (size_t)(i * p->y_step + j);
+            const float *y = p->y + i * p->y_step + j;
+            float *x = p->dx + i * p->step + j;
+            if (four && at % 4 == 0 && width == NN__LANES) {
+                uint32_t codes = nn__get32(p->keep + at / 4), hit[4];
+                uint32_t odd = NN__ID(gather_bits)(codes), high = NN__ID(gather_bits)(codes >> 1);
+                hit[0] = ~odd & ~high, hit[1] = odd & ~high, hit[2] = ~odd & high;
+                hit[3] = odd & high;
+                for (l = 0; l < width; l += NN__WIDTH) {
+                    NN__V v = NN__LOAD(y + l, NN__WIDTH);
+                    for (k = 0; k < 4; k++)
+                        NN__STORE(x + place[k] + l, NN__PICK(hit[k] >> l, v), NN__WIDTH);
+                }
+                continue;
+            }
+            for (l = 0; l < width; l++) {
+                int32_t winner = (int32_t)nn__get_index(p->keep, p->bits, at + (size_t)l);
+                for (k = 0; k < p->h * p->w; k++)
+                    x[k / p->w * p->row + k % p->w * p->column + l] = k == winner ? y[l] : 0.0f;
+            }
+        }
+}
+#endif
 
 NN__KERNEL void NN__ID(normalize_f32)(float *y, const float *x, size_t n, int32_t c,
                                       const float *mean, const float *inv, const float *weight,
                                       const float *bias) {
     size_t i;
     int32_t j;
-    for (i = 0; i < n; i += (size_t)c)
-        for (j = 0; j < c; j++) {
-            float v = NN__SUB(x[i + (size_t)j], mean[j]);
-            v = NN__MUL(v, inv[j]);
-            y[i + (size_t)j] = NN__FMA(v, weight[j], bias[j]);
+    for (i = 0; i < n; i += (size_t)c, x += c, y += c)
+        for (j = 0; j < c; j += NN__WIDTH) {
+            int w = NN__LEFT(c - j);
+            NN__V v = NN__SUB(NN__LOAD(x + j, w), NN__LOAD(mean + j, w));
+            v = NN__MUL(v, NN__LOAD(inv + j, w));
+            NN__STORE(y + j, NN__FMA(v, NN__LOAD(weight + j, w), NN__LOAD(bias + j, w)), w);
         }
 }
 
 NN__KERNEL void NN__ID(inverse_root_f32)(float *out, const float *var, size_t n, float eps) {
     size_t i;
-    for (i = 0; i < n; i++) {
-        float v = NN__ADD(var[i], eps);
+    for (i = 0; i < n; i += NN__WIDTH) {
+        int w = NN__LEFT(n - i);
+        NN__V v = NN__ADD(NN__LOAD(var + i, w), NN__SPREAD(eps));
         v = NN__ROOT(v);
-        out[i] = NN__DIV(1.0f, v);
+        NN__STORE(out + i, NN__DIV(NN__K(1.0f), v), w);
     }
 }
 
+#ifndef NN_NO_TRAIN
 NN__KERNEL void NN__ID(moments_f32)(float *mean, float *var, const float *x, size_t n, int32_t c) {
-    float rows = (float)(n / (size_t)c);
+    float count = (float)(n / (size_t)c);
     size_t i;
     int32_t j;
-    for (j = 0; j < c; j++) mean[j] = var[j] = 0.0f;
-    for (i = 0; i < n; i += (size_t)c)
-        for (j = 0; j < c; j++) mean[j] = NN__ADD(mean[j], x[i + (size_t)j]);
-    for (j = 0; j < c; j++) mean[j] = NN__DIV(mean[j], rows);
-    for (i = 0; i < n; i += (size_t)c)
-        for (j = 0; j < c; j++) {
-            float d = NN__SUB(x[i + (size_t)j], mean[j]);
-            var[j] = NN__FMA(d, d, var[j]);
+    for (j = 0; j < c; j += NN__WIDTH) {
+        int w = NN__LEFT(c - j);
+        NN__V m = NN__KBITS(0), v = NN__KBITS(0);
+        for (i = 0; i < n; i += (size_t)c) m = NN__ADD(m, NN__LOAD(x + i + j, w));
+        m = NN__DIV(m, NN__SPREAD(count));
+        for (i = 0; i < n; i += (size_t)c) {
+            NN__V d = NN__SUB(NN__LOAD(x + i + j, w), m);
+            v = NN__FMA(d, d, v);
         }
-    for (j = 0; j < c; j++) var[j] = NN__DIV(var[j], rows);
+        NN__STORE(mean + j, m, w);
+        NN__STORE(var + j, NN__DIV(v, NN__SPREAD(count)), w);
+    }
 }
 
 /* Batch statistics: dx = weight inv (dy - mean(dy) - xhat mean(dy xhat)), sums over the batch in
@@ -7020,146 +8184,187 @@ NN__KERNEL void NN__ID(moments_f32)(float *mean, float *var, const float *x, siz
 NN__KERNEL void NN__ID(normalize_grad_f32)(float *dx, float *s, const float *dy, const float *x,
                                            size_t n, int32_t c, const float *mean, const float *inv,
                                            const float *weight) {
-    float rows = (float)(n / (size_t)c);
+    float count = (float)(n / (size_t)c);
     size_t i;
     int32_t j;
-    for (j = 0; s && j < 2 * c; j++) s[j] = 0.0f;
-    for (i = 0; s && i < n; i += (size_t)c)
-        for (j = 0; j < c; j++) {
-            float d = dy[i + (size_t)j], v = NN__SUB(x[i + (size_t)j], mean[j]);
-            v = NN__MUL(v, inv[j]);
-            s[j] = NN__ADD(s[j], d);
-            s[c + j] = NN__FMA(d, v, s[c + j]);
-        }
-    for (i = 0; dx && i < n; i += (size_t)c)
-        for (j = 0; j < c; j++) {
-            float d = dy[i + (size_t)j], scale = NN__MUL(weight[j], inv[j]);
-            if (s) {
-                float v = NN__SUB(x[i + (size_t)j], mean[j]), m1 = NN__DIV(s[j], rows),
-                      m2 = NN__DIV(s[c + j], rows);
-                v = NN__MUL(v, inv[j]);
-                d = NN__SUB(d, m1);
-                d = NN__FMA(NN__SUB(0.0f, v), m2, d);
+    for (j = 0; j < c; j += NN__WIDTH) {
+        int w = NN__LEFT(c - j);
+        NN__V iv = NN__LOAD(inv + j, w), scale = NN__MUL(NN__LOAD(weight + j, w), iv);
+        NN__V mu = NN__KBITS(0), s0 = NN__KBITS(0), s1 = NN__KBITS(0), d, v;
+        if (s) {
+            mu = NN__LOAD(mean + j, w);
+            for (i = 0; i < n; i += (size_t)c) {
+                d = NN__LOAD(dy + i + j, w);
+                v = NN__SUB(NN__LOAD(x + i + j, w), mu);
+                v = NN__MUL(v, iv);
+                s0 = NN__ADD(s0, d);
+                s1 = NN__FMA(d, v, s1);
             }
-            dx[i + (size_t)j] = NN__MUL(d, scale);
+            NN__STORE(s + j, s0, w);
+            NN__STORE(s + c + j, s1, w);
+            s0 = NN__DIV(s0, NN__SPREAD(count));
+            s1 = NN__DIV(s1, NN__SPREAD(count));
         }
+        for (i = 0; dx && i < n; i += (size_t)c) {
+            d = NN__LOAD(dy + i + j, w);
+            if (s) {
+                v = NN__SUB(NN__LOAD(x + i + j, w), mu);
+                v = NN__MUL(v, iv);
+                v = NN__SUB(NN__KBITS(0), v);
+                d = NN__SUB(d, s0);
+                d = NN__FMA(v, s1, d);
+            }
+            NN__STORE(dx + i + j, NN__MUL(d, scale), w);
+        }
+    }
 }
 
 NN__KERNEL void NN__ID(running_f32)(float *running, const float *batch, int32_t c, float momentum,
                                     float factor) {
     int32_t j;
-    for (j = 0; j < c; j++) {
-        float d = NN__FMA(batch[j], factor, NN__SUB(0.0f, running[j]));
-        running[j] = NN__FMA(momentum, d, running[j]);
+    for (j = 0; j < c; j += NN__WIDTH) {
+        int w = NN__LEFT(c - j);
+        NN__V r = NN__LOAD(running + j, w), d = NN__SUB(NN__KBITS(0), r);
+        d = NN__FMA(NN__LOAD(batch + j, w), NN__SPREAD(factor), d);
+        NN__STORE(running + j, NN__FMA(NN__SPREAD(momentum), d, r), w);
     }
 }
+#endif
 
 NN__KERNEL float NN__ID(mse_f32)(float *grad, const float *y, const float *t, int32_t n,
                                  float scale) {
-    float lane[NN__LANES], twice = NN__ADD(scale, scale);
+    float twice = scale + scale;
+    NN__V lane[NN__VECS];
     int32_t i;
-    for (i = 0; i < NN__LANES; i++) lane[i] = 0.0f;
-    for (i = 0; i < n; i++) {
-        float d = NN__SUB(y[i], t[i]);
-        lane[i % NN__LANES] = NN__FMA(d, d, lane[i % NN__LANES]);
-        if (grad) grad[i] = NN__MUL(d, twice);
-    }
-    return NN__ID(tree_f32)(lane);
+    int l;
+    for (l = 0; l < NN__VECS; l++) lane[l] = NN__KBITS(0);
+    for (i = 0; i < n;)
+        for (l = 0; l < NN__VECS && i < n; l++, i += NN__WIDTH) {
+            int w = NN__LEFT(n - i);
+            NN__V d = NN__SUB(NN__LOAD(y + i, w), NN__LOAD(t + i, w));
+            lane[l] = NN__FMA(d, d, lane[l]);
+            if (grad) NN__STORE(grad + i, NN__MUL(d, NN__SPREAD(twice)), w);
+        }
+    return NN__SUM16(lane);
 }
 
 /* log(1 + e), e >= 0, accurate for small e: log(u) e / (u - 1) with u = 1 + e (Kahan) */
-NN__KERNEL_INLINE float NN__ID(log1p)(float e) {
-    float u = NN__ADD(1.0f, e), d = NN__SUB(u, 1.0f), l = NN__ID(log)(u);
+NN__KERNEL_INLINE NN__V NN__ID(log1p)(NN__V e) {
+    NN__V u = NN__ADD(NN__K(1.0f), e), d = NN__SUB(u, NN__K(1.0f)), l = NN__ID(log)(u);
     l = NN__MUL(l, e);
-    l = NN__DIV(l, NN__SEL_GT(d, 0.0f, d, 1.0f));
-    return NN__SEL_GT(d, 0.0f, l, e);
+    l = NN__DIV(l, NN__SEL_GT(d, NN__KBITS(0), d, NN__K(1.0f)));
+    return NN__SEL_GT(d, NN__KBITS(0), l, e);
 }
 
 /* max(z, 0) - z t + log(1 + exp(-|z|)) */
 NN__KERNEL float NN__ID(bce_f32)(float *grad, const float *z, const float *t, int32_t n,
                                  float scale) {
-    float lane[NN__LANES];
+    NN__V lane[NN__VECS];
     int32_t i;
-    for (i = 0; i < NN__LANES; i++) lane[i] = 0.0f;
-    for (i = 0; i < n; i++) {
-        float top = NN__SEL_GT(0.0f, z[i], 0.0f, z[i]), e = NN__ID(exp)(NN__COPYSIGN(z[i], -1.0f)),
-              v;
-        v = NN__FMA(NN__SUB(0.0f, z[i]), t[i], top);
-        v = NN__ADD(v, NN__ID(log1p)(e));
-        lane[i % NN__LANES] = NN__ADD(lane[i % NN__LANES], v);
-        if (grad) {
-            v = NN__ID(sigmoid)(z[i]);
-            v = NN__SUB(v, t[i]);
-            grad[i] = NN__MUL(v, scale);
+    int l;
+    for (l = 0; l < NN__VECS; l++) lane[l] = NN__KBITS(0);
+    for (i = 0; i < n;)
+        for (l = 0; l < NN__VECS && i < n; l++, i += NN__WIDTH) {
+            int w = NN__LEFT(n - i);
+            NN__V x = NN__LOAD(z + i, w), want = NN__LOAD(t + i, w), v;
+            NN__V top = NN__SEL_GT(NN__KBITS(0), x, NN__KBITS(0), x);
+            v = NN__SUB(NN__KBITS(0), x);
+            v = NN__FMA(v, want, top);
+            v = NN__ADD(v, NN__ID(log1p)(NN__ID(exp)(NN__COPYSIGN(x, NN__K(-1.0f)))));
+            lane[l] = NN__ADD(lane[l], NN__FIRST(v, w));
+            if (!grad) continue;
+            v = NN__SUB(NN__ID(sigmoid)(x), want);
+            NN__STORE(grad + i, NN__MUL(v, NN__SPREAD(scale)), w);
         }
-    }
-    return NN__ID(tree_f32)(lane);
+    return NN__SUM16(lane);
 }
 
 /* log(sum exp(z - max)) - (z[label] - max); gradient (softmax - onehot) scale */
 NN__KERNEL float NN__ID(cross_entropy_f32)(float *grad, const float *z, int32_t label, int32_t n,
                                            float scale) {
-    float lane[NN__LANES], m = NN__ID(max_f32)(z, n), sum, own = NN__SUB(z[label], m);
+    float m = NN__ID(max_f32)(z, n), own = z[label] - m, sum, p;
+    float one[NN__WIDTH];
     int32_t i;
-    for (i = 0; i < NN__LANES; i++) lane[i] = 0.0f;
-    for (i = 0; i < n; i++) {
-        float e = NN__ID(exp)(NN__SUB(z[i], m));
-        lane[i % NN__LANES] = NN__ADD(lane[i % NN__LANES], e);
-        if (grad) grad[i] = e;
+    sum = NN__ID(exp_sum_f32)(grad, z, n, m);
+    if (grad) {
+        p = grad[label] / sum;
+        p = p - 1.0f;
+        p = p * scale;
+        for (i = 0; i < n; i += NN__WIDTH) {
+            int w = NN__LEFT(n - i);
+            NN__V v = NN__DIV(NN__LOAD(grad + i, w), NN__SPREAD(sum));
+            NN__STORE(grad + i, NN__MUL(v, NN__SPREAD(scale)), w);
+        }
+        grad[label] = p;
     }
-    sum = NN__ID(tree_f32)(lane);
-    for (i = 0; grad && i < n; i++) {
-        float p = NN__DIV(grad[i], sum);
-        if (i == label) p = NN__SUB(p, 1.0f);
-        grad[i] = NN__MUL(p, scale);
+    NN__STORE(one, NN__ID(log)(NN__SPREAD(sum)), NN__WIDTH);
+    return one[0] - own;
+}
+
+/* x - x is 0 unless it is a NaN. */
+NN__KERNEL int NN__ID(finite_f32)(const float *x, size_t n) {
+    NN__V all = NN__KBITS(0);
+    size_t i;
+    for (i = 0; i < n; i += NN__WIDTH) {
+        NN__V v = NN__LOAD(x + i, NN__LEFT(n - i));
+        v = NN__SUB(v, v);
+        all = NN__ADD(all, v);
     }
-    m = NN__ID(log)(sum);
-    return NN__SUB(m, own);
+    return !NN__NAN_LANES(all);
 }
 
 NN__KERNEL float NN__ID(sum_f32)(const float *x, size_t n) {
-    float lane[NN__LANES];
+    NN__V lane[NN__VECS];
     size_t i;
-    for (i = 0; i < NN__LANES; i++) lane[i] = 0.0f;
-    for (i = 0; i < n; i++) lane[i % NN__LANES] = NN__ADD(lane[i % NN__LANES], x[i]);
-    return NN__ID(tree_f32)(lane);
+    int l;
+    for (l = 0; l < NN__VECS; l++) lane[l] = NN__KBITS(0);
+    for (i = 0; i < n;)
+        for (l = 0; l < NN__VECS && i < n; l++, i += NN__WIDTH)
+            lane[l] = NN__ADD(lane[l], NN__LOAD(x + i, NN__LEFT(n - i)));
+    return NN__SUM16(lane);
 }
 
 /* >>updates -------------------------------------------------------------------------------------
    Optimizer steps, initial values, dropout. */
 
+#ifndef NN_NO_TRAIN
 NN__KERNEL void NN__ID(sgd_f32)(float *p, const float *g, float *v, size_t n, const nn__step *s) {
+    NN__V decay = NN__SPREAD(s->decay), momentum = NN__SPREAD(s->momentum),
+          rate = NN__SPREAD(-s->lr);
     size_t i;
     for (i = 0; i < n; i += NN__WIDTH) {
-        NN__V w = NN__LOAD(p + i), d = NN__FMA(NN__SPREAD(s->decay), w, NN__LOAD(g + i));
+        int w = NN__LEFT(n - i);
+        NN__V x = NN__LOAD(p + i, w), d = NN__FMA(decay, x, NN__LOAD(g + i, w));
         if (v) {
-            d = NN__FMA(NN__SPREAD(s->momentum), NN__LOAD(v + i), d);
-            NN__STORE(v + i, d);
+            d = NN__FMA(momentum, NN__LOAD(v + i, w), d);
+            NN__STORE(v + i, d, w);
         }
-        NN__STORE(p + i, NN__FMA(NN__SPREAD(-s->lr), d, w));
+        NN__STORE(p + i, NN__FMA(rate, d, x), w);
     }
 }
 
 NN__KERNEL void NN__ID(adam_f32)(float *p, const float *g, float *m, float *v, size_t n,
                                  const nn__step *s) {
+    NN__V decay = NN__SPREAD(s->decay), beta1_rest = NN__SPREAD(s->beta1_rest),
+          beta2 = NN__SPREAD(s->beta2), beta2_rest = NN__SPREAD(s->beta2_rest),
+          root_rest = NN__SPREAD(s->root), eps = NN__SPREAD(s->eps), rate = NN__SPREAD(-s->rate);
     size_t i;
     for (i = 0; i < n; i += NN__WIDTH) {
-        NN__V w = NN__LOAD(p + i), d = NN__FMA(NN__SPREAD(s->decay), w, NN__LOAD(g + i)),
-              m1 = NN__LOAD(m + i);
-        NN__V v1 = NN__LOAD(v + i), root, part = NN__SUB(d, m1);
-        m1 = NN__FMA(NN__SPREAD(s->beta1_rest), part, m1);
-        v1 = NN__MUL(NN__SPREAD(s->beta2), v1);
-        part = NN__MUL(NN__SPREAD(s->beta2_rest), d);
+        int w = NN__LEFT(n - i);
+        NN__V x = NN__LOAD(p + i, w), d = NN__FMA(decay, x, NN__LOAD(g + i, w));
+        NN__V m1 = NN__LOAD(m + i, w), v1 = NN__MUL(beta2, NN__LOAD(v + i, w)), part;
+        m1 = NN__FMA(beta1_rest, NN__SUB(d, m1), m1);
+        part = NN__MUL(beta2_rest, d);
         v1 = NN__FMA(part, d, v1);
-        root = NN__ROOT(v1);
-        root = NN__DIV(root, NN__SPREAD(s->root));
-        root = NN__ADD(root, NN__SPREAD(s->eps));
-        part = NN__DIV(m1, root);
-        NN__STORE(m + i, m1);
-        NN__STORE(v + i, v1);
-        NN__STORE(p + i, NN__FMA(NN__SPREAD(-s->rate), part, w));
+        part = NN__ROOT(v1);
+        part = NN__FMA(part, root_rest, eps);
+        part = NN__DIV(m1, part);
+        NN__STORE(m + i, m1, w);
+        NN__STORE(v + i, v1, w);
+        NN__STORE(p + i, NN__FMA(rate, part, x), w);
     }
 }
+#endif
 
 /* Uniform in [-bound, bound), by canonical index. */
 NN__KERNEL void NN__ID(uniform_f32)(float *p, const nn_tensor *t, int32_t groups, uint64_t key,
@@ -7167,32 +8372,32 @@ NN__KERNEL void NN__ID(uniform_f32)(float *p, const nn_tensor *t, int32_t groups
     uint32_t i;
     for (i = 0; i < t->count; i++) {
         float u = (float)(nn__random(key, i) >> 8);
-        u = NN__FMA(u, 1.1920928955078125e-7f, -1.0f);
-        p[nn__place(t, groups, i)] = NN__MUL(u, bound);
+        u = NN__FMA1(u, 1.1920928955078125e-7f, -1.0f);
+        p[nn__place(t, groups, i)] = u * bound;
     }
 }
 
-NN__KERNEL void NN__ID(drop_f32)(float *y, const float *x, size_t n, uint64_t key, float rate) {
-    float keep = NN__SUB(1.0f, rate), scale = NN__DIV(1.0f, keep),
-          threshold = NN__MUL(rate, 16777216.0f);
-    uint32_t below = (uint32_t)threshold;
+NN__KERNEL void NN__ID(drop_f32)(float *y, const float *x, size_t n, uint64_t key, uint32_t below,
+                                 float scale) {
     size_t i;
     for (i = 0; i < n; i++)
-        y[i] = nn__random(key, (uint32_t)i) >> 8 < below ? 0.0f : NN__MUL(x[i], scale);
+        y[i] = nn__random(key, (uint32_t)i) >> 8 < below ? 0.0f : x[i] * scale;
 }
 
 #define NN__X(type, name, arguments) , NN__ID(name##_f32)
 NN__UNUSED static const nn_kernels NN__ID(kernels) = { NN__NAME NN__KERNELS(NN__X) };
 #undef NN__X
 
-#undef NN__V
 #undef NN__PASTE2
 #undef NN__PASTE
 #undef NN__ID
 #undef NN__KERNEL
 #undef NN__KERNEL_INLINE
+#undef NN__V
 #undef NN__WIDTH
+#undef NN__VECS
 #undef NN__LOAD
+#undef NN__BYTES
 #undef NN__STORE
 #undef NN__SPREAD
 #undef NN__K
@@ -7203,11 +8408,100 @@ NN__UNUSED static const nn_kernels NN__ID(kernels) = { NN__NAME NN__KERNELS(NN__
 #undef NN__DIV
 #undef NN__ROOT
 #undef NN__SEL_GT
+#undef NN__SEL_NAN
+#undef NN__GT_BITS
+#undef NN__NAN_LANES
+#undef NN__RELU
+#undef NN__PICK
+#undef NN__BITS_ADD
+#undef NN__BITS_AND
+#undef NN__BITS_OR
+#undef NN__BITS_SHL
+#undef NN__BITS_SHR
+#undef NN__SUM16
+#undef NN__TRANSPOSE4
+#undef NN__TILES
+#undef NN__TILE_ROWS
+#undef NN__TILE_AT
+#undef NN__LANE_TILES
+#undef NN__FMA
+#undef NN__BITS_OP
+#undef NN__ALL
+#undef NN__MASK
+#undef NN__PREFETCH
+#undef NN__LEFT
 #undef NN__COPYSIGN
 #undef NN__SCALE
 #undef NN__LOGB
 #undef NN__MANT
-#undef NN__ROWS
+#undef NN__FIRST
+#undef NN__C1
+#undef NN__C2
+#undef NN__C4
+#undef NN__C8
+#undef NN__C16
+#undef NN__R1
+#undef NN__R2
+#undef NN__R3
+#undef NN__R4
+#undef NN__R5
+#undef NN__R6
+#undef NN__R7
+#undef NN__R8
+#undef NN__R9
+#undef NN__R10
+#undef NN__R11
+#undef NN__R12
+#undef NN__PAIR_0
+#undef NN__PAIR_1
+#undef NN__PAIR_2
+#undef NN__PAIR_3
+#undef NN__PAIR_4
+#undef NN__PAIR_5
+#undef NN__PAIR_6
+#undef NN__PAIR_7
+#undef NN__PAIR_8
+#undef NN__PAIR_9
+#undef NN__PAIR_10
+#undef NN__PAIR_11
+#undef NN__T_ROW
+#undef NN__T_ZERO1
+#undef NN__T_ZERO
+#undef NN__T_LOAD1
+#undef NN__T_LOAD
+#undef NN__T_B
+#undef NN__T_FMA1
+#undef NN__T_FMA
+#undef NN__T_BIAS1
+#undef NN__T_BIAS
+#undef NN__T_RELU1
+#undef NN__T_RELU
+#undef NN__T_STORE1
+#undef NN__T_STORE
+#undef NN__DEFINE_TILE
+#undef NN__NAME_TILE
+#undef NN__BLOCK
+#undef NN__PACK
+#undef NN__L_COL
+#undef NN__L_AT
+#undef NN__L_ROW
+#undef NN__L_B
+#undef NN__L_FMA1
+#undef NN__L_FMA
+#undef NN__L_B_PART
+#undef NN__L_PART1
+#undef NN__L_PART
+#undef NN__L_LIST
+#undef NN__L_STORE
+#undef NN__DEFINE_LANES_
+#undef NN__DEFINE_LANES
+#undef NN__NAME_LANES_
+#undef NN__NAME_LANES
+#undef NN__X
+#undef NN__STAMP
+#undef NN__ISA
+#undef NN__TARGET
+#undef NN__NAME
 #endif /* NN__STAMP */
 
 /* >>end -------------------------------------------------------------------------------------- */

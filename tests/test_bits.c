@@ -307,9 +307,14 @@ static void check_net(const struct net *n)
     w.name = "plain kernels";
     w.kernels = &nn__kernels_plain;
     compare(n, &w, digest);
-    w.name = "fma kernels";
-    w.kernels = &nn__kernels_fma;
-    if (__builtin_cpu_supports("fma")) compare(n, &w, digest);
+#if NN__X86
+    w.name = "avx2 kernels";
+    w.kernels = &nn__kernels_avx2;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) compare(n, &w, digest);
+    w.name = "avx512 kernels";
+    w.kernels = &nn__kernels_avx512;
+    if (__builtin_cpu_supports("avx512f")) compare(n, &w, digest);
+#endif
     w = plain;
 #endif
     w.name = "fuse_update";
