@@ -147,14 +147,24 @@
    Same rows, weights, inputs and seed: the same bits, in inference and in training, on every
    machine and compiler, because every sum has one fixed order and every product that meets a sum
    is a fused multiply-add. Machines without such an instruction emulate it exactly; NN_FAST_MULADD
-   gives the promise up for speed there. NaN payloads and programs that flush
-   subnormals to zero are outside the promise. Do not compile with
-   -ffast-math. Sums over k run from first to last, from +0; the bias is added last. A dense row
+   gives the promise up for speed there. NaN payloads and programs that flush subnormals to zero are
+   outside the promise. Do not compile with -ffast-math. nn_digest makes 64 bits of all parameters:
+   compare those. Sums over k run from first to last, from +0; the bias is added last. A dense row
    with fewer than 16 outputs (or, for its input gradient, fewer than 16 inputs) and sums along a
    vector (softmax, losses) use 16 partial sums, element i in number i mod 16, joined as halves: 8,
    4, 2, 1. Sums over samples and positions run in index order.
 
-   9. Ops of your own
+   9. Speed
+
+   The kernels are plain C, and the same text compiled once more for AVX2 with FMA and for AVX-512
+   (x86; gcc 9 or clang 9 and later, but not gcc for Windows) or NEON (64-bit ARM). nn_build chooses
+   by what the CPU has; no flag is needed but -O1 or more, and -march changes nothing.
+   nn_kernels_name says which, nn_set_kernels forces others. Vector kernels take up to 64 KB of
+   stack, plain ones a few hundred bytes. One thread; two models are independent in two.
+   Fastest: batches, numbers of outputs and channels that are multiples of 16, weights that fit
+   into the second-level cache. fuse_update writes and reads no gradients.
+
+   10. Ops of your own
 
    An op is a constant nn_op whose functions stand in any C file that includes this header; rows
    point at it (.op = &my_op). Files that use it load where NN_OPS lists it. For now such an op has
@@ -454,7 +464,7 @@ struct nn_model {
     void *owned, *owned_file; /* what nn_free frees */
     const unsigned char *image;  /* read-only weights (NN__IMAGE), or NULL */
     const unsigned char *parent; /* block of the model this one was cloned from, or NULL */
-    const struct nn_kernels *kernels; /* NULL where there is one set of them */
+    const struct nn_kernels *kernels; /* see nn_kernels_name */
     nn_row *row;             /* [row_count] */
     uint16_t *input;         /* [input_count] rows that are inputs of rows */
     nn_tensor *tensor;       /* [tensor_count] */
@@ -613,6 +623,17 @@ NNDEF int nn_fit(nn_model *m, const nn_fit_opts *f);
 NNDEF int nn_get(const nn_model *m, const char *name, float *out, size_t count);
 NNDEF int nn_set(nn_model *m, const char *name, const float *values, size_t count);
 NNDEF int nn_get_grad(const nn_model *m, const char *name, float *out, size_t count);
+
+/* The kernels that the model computes with: "plain", "avx2", "avx512" or "neon". nn_build takes the
+   fastest that this build has and this CPU can run; so does name NULL. All give the same bits. */
+NNDEF const char *nn_kernels_name(const nn_model *m);
+NNDEF int nn_set_kernels(nn_model *m, const char *name);
+
+/* 64 bits over all parameters and running statistics: equal where those are equal, whatever the
+   machine, its kernels and how weights are packed. FNV-1a of their values as little-endian float32,
+   every NaN as 0x7fc00000, tensors in the order of rows, as nn_get gives them; shared ones once. 0
+   if there is no model. */
+NNDEF uint64_t nn_digest(const nn_model *m);
 
 /* Copies what training changes (trainable tensors, running statistics) to and from a buffer of the
    caller's; nn_snapshot_size bytes. The optimizer's state is not part of it. */
@@ -802,7 +823,7 @@ extern "C"
 #endif
     __declspec(dllimport) int __stdcall MoveFileExA(const char *from, const char *to,
                                                     unsigned long flags);
-#define NN_RENAME(from, to)                                               \
+#define NN_RENAME(from, to) \
     (MoveFileExA(from, to, 1 | 8) ? 0 : -1) /* replace, and write through \
                                              */
 #elif defined(__unix__) || defined(__APPLE__)
@@ -897,7 +918,7 @@ static void nn__sync_folder(const char *path) {
 
 /* Around code that runs seldom: small is better than fast, for flash and for compile time. */
 #if defined(__clang__) && defined(__OPTIMIZE__)
-#define NN__SMALL_BEGIN                                                                      \
+#define NN__SMALL_BEGIN \
     _Pragma("clang attribute push(__attribute__((minsize)), apply_to = function)")
 #define NN__SMALL_END _Pragma("clang attribute pop")
 #elif defined(__GNUC__) && !defined(__clang__) && defined(__OPTIMIZE__)
@@ -1474,12 +1495,12 @@ typedef struct nn__gemm {
 typedef struct nn__pool {
     const float *x;
     float *y, *dx;
-    unsigned char *keep;              /* winners, bits each, from number index on; NULL: none */
+    unsigned char *keep; /* winners, bits each, from number index on; NULL: none */
     size_t index;
-    ptrdiff_t step, row, column;      /* of x: from window to window, and inside one */
-    ptrdiff_t y_step;                 /* of y and of index: from window to window */
-    int32_t windows, channels, h, w;  /* of a window, inside the image */
-    int32_t first, kw;                /* number of its first element, and of elements a row */
+    ptrdiff_t step, row, column;     /* of x: from window to window, and inside one */
+    ptrdiff_t y_step;                /* of y and of index: from window to window */
+    int32_t windows, channels, h, w; /* of a window, inside the image */
+    int32_t first, kw;               /* number of its first element, and of elements a row */
     int bits;
 } nn__pool;
 
@@ -1490,74 +1511,66 @@ typedef struct nn__step {
     float rate, root, eps;               /* p -= rate * m / (sqrt(v) * root + eps) */
 } nn__step;
 
-/* The kernels: type, name, arguments. */
-#define NN__KERNELS(X)                                                                            \
-    X(void, gemm, (const nn__gemm *g))                                                            \
-    /* rows[0] of few columns: k (n[0] of them) in 16 lanes and a tree; with b_panels element k of \
-       column j is b[k / 16 * bk[1] + k % 16 + j * bj * w], w the panel's width */                 \
-    X(void, lanes, (const nn__gemm *g))                                                           \
-    /* channel by channel, B [k][cols]: C[r][j] = sum over k of A[r][k][j] B[k][j] */             \
-    X(void, channels, (const nn__gemm *g))                                                        \
-    /* y = act(y), softmax along rows of width */                                                 \
-    X(void, act, (float *y, size_t n, int32_t width, int act, float slope))                       \
-    /* y = (x * scale - mean[i % c]) / std[i % c], std 0: 1; c > 4: only one of each */           \
-    X(void, affine,                                                                               \
-      (float *y, const void *x, int type, size_t n, int32_t c, float scale, const float *mean,    \
-       const float *std))                                                                         \
-    X(void, add, (float *y, const float *a, const float *b, size_t n))                            \
-    X(void, divide, (float *y, const float *x, float by, size_t n))                               \
-    /* s[j] += sum over rows of x[r * stride + j], in order */                                    \
-    X(void, add_rows, (float *s, const float *x, size_t rows, int32_t cols, ptrdiff_t stride))    \
-    X(void, maxpool, (const nn__pool *p))                                                         \
-    /* y = (x - mean) * inv * weight + bias, by channel */                                        \
-    X(void, normalize,                                                                            \
-      (float *y, const float *x, size_t n, int32_t c, const float *mean, const float *inv,        \
-       const float *weight, const float *bias))                                                   \
-    /* 1 / sqrt(var + eps) */                                                                     \
-    X(void, inverse_root, (float *out, const float *var, size_t n, float eps))                    \
-    X(void, uniform, (float *p, const nn_tensor *t, int32_t groups, uint64_t key, float bound))   \
-    /* 0 where 24 random bits are below, else x * scale */                                        \
-    X(void, drop,                                                                                 \
-      (float *y, const float *x, size_t n, uint64_t key, uint32_t below, float scale))            \
-    NN__TRAINING_KERNELS(X)                                                                       \
-    /* loss of one sample; grad NULL: value only; scale multiplies the gradient */                \
-    X(float, mse, (float *grad, const float *y, const float *t, int32_t n, float scale))          \
-    X(float, bce, (float *grad, const float *z, const float *t, int32_t n, float scale))          \
-    X(float, cross_entropy, (float *grad, const float *z, int32_t label, int32_t n, float scale)) \
-    X(float, sum, (const float *x, size_t n))                                                     \
-    /* is none a NaN or an infinity? */                                                           \
+/* The kernels: type, name, arguments. For lanes ak[0] is 1, and with b_panels element k of column j
+   is b[k / 16 * bk[1] + k % 16 + j * bj * w], w the panel's width. */
+#define NN__KERNELS(X)                                                                             \
+    X(void, gemm, (const nn__gemm *g))                                                             \
+    /* rows[0] of few columns, the n[0] elements of k in 16 lanes and a tree; see below */         \
+    X(void, lanes, (const nn__gemm *g))                                                            \
+    /* channel by channel, B [k][cols]: C[r][j] = sum over k of A[r][k][j] B[k][j] */              \
+    X(void, channels, (const nn__gemm *g))                                                         \
+    /* y = act(y), softmax along rows of width */                                                  \
+    X(void, act, (float *y, size_t n, int32_t width, int act, float slope))                        \
+    /* y = (x * scale - mean[i % c]) / std[i % c], std 0: 1; c > 4: only one of each */            \
+    X(void, affine,                                                                                \
+      (float *y, const void *x, int type, size_t n, int32_t c, float scale, const float *mean,     \
+       const float *std))                                                                          \
+    X(void, add, (float *y, const float *a, const float *b, size_t n))                             \
+    X(void, divide, (float *y, const float *x, float by, size_t n))                                \
+    /* s[j] += sum over rows of x[r * stride + j], in order */                                     \
+    X(void, add_rows, (float *s, const float *x, size_t rows, int32_t cols, ptrdiff_t stride))     \
+    X(void, maxpool, (const nn__pool *p))                                                          \
+    /* y = (x - mean) * inv * weight + bias, by channel */                                         \
+    X(void, normalize,                                                                             \
+      (float *y, const float *x, size_t n, int32_t c, const float *mean, const float *inv,         \
+       const float *weight, const float *bias))                                                    \
+    /* 1 / sqrt(var + eps) */                                                                      \
+    X(void, inverse_root, (float *out, const float *var, size_t n, float eps))                     \
+    X(void, uniform, (float *p, const nn_tensor *t, int32_t groups, uint64_t key, float bound))    \
+    /* 0 where 24 random bits are below, else x * scale */                                         \
+    X(void, drop, (float *y, const float *x, size_t n, uint64_t key, uint32_t below, float scale)) \
+    NN__TRAINING_KERNELS(X)                                                                        \
+    /* loss of one sample; grad NULL: value only; scale multiplies the gradient */                 \
+    X(float, mse, (float *grad, const float *y, const float *t, int32_t n, float scale))           \
+    X(float, bce, (float *grad, const float *z, const float *t, int32_t n, float scale))           \
+    X(float, cross_entropy, (float *grad, const float *z, int32_t label, int32_t n, float scale))  \
+    X(float, sum, (const float *x, size_t n))                                                      \
+    /* is none a NaN or an infinity? */                                                            \
     X(int, finite, (const float *x, size_t n))
 
 #ifdef NN_NO_TRAIN
 #define NN__TRAINING_KERNELS(X)
 #else
-#define NN__TRAINING_KERNELS(X)                                                                   \
-    /* columns [0, w) of B for n of k as one panel [k][16], padded with zeros */                  \
-    X(void, pack,                                                                                 \
-      (float *to, const float *b, const int32_t n[3], const ptrdiff_t bk[3], ptrdiff_t bj,        \
-       int32_t w))                                                                                \
-    X(void, unpool, (const nn__pool *p))                                                          \
-    /* dy *= act'(x), from y = act(x) */                                                          \
-    X(void, act_grad, (float *dy, const float *y, size_t n, int32_t width, int act, float slope)) \
-    /* mean and biased variance by channel */                                                     \
-    X(void, moments, (float *mean, float *var, const float *x, size_t n, int32_t c))              \
+#define NN__TRAINING_KERNELS(X)                                                                    \
+    /* columns [0, w) of B for n of k as one panel [k][16], padded with zeros */                   \
+    X(void, pack,                                                                                  \
+      (float *to, const float *b, const int32_t n[3], const ptrdiff_t bk[3], ptrdiff_t bj,         \
+       int32_t w))                                                                                 \
+    X(void, unpool, (const nn__pool *p))                                                           \
+    /* dy *= act'(x), from y = act(x) */                                                           \
+    X(void, act_grad, (float *dy, const float *y, size_t n, int32_t width, int act, float slope))  \
+    /* mean and biased variance by channel */                                                      \
+    X(void, moments, (float *mean, float *var, const float *x, size_t n, int32_t c))               \
     /* s[0..c): sum dy, s[c..2c): sum dy xhat; s NULL: constant statistics; dx NULL: not wanted */ \
-    X(void, normalize_grad,                                                                       \
-      (float *dx, float *s, const float *dy, const float *x, size_t n, int32_t c,                 \
-       const float *mean, const float *inv, const float *weight))                                 \
-    /* running += momentum (batch * factor - running) */                                          \
-    X(void, running,                                                                              \
-      (float *running, const float *batch, int32_t c, float momentum, float factor))              \
-    X(void, sgd, (float *p, const float *g, float *v, size_t n, const nn__step *s))               \
+    X(void, normalize_grad,                                                                        \
+      (float *dx, float *s, const float *dy, const float *x, size_t n, int32_t c,                  \
+       const float *mean, const float *inv, const float *weight))                                  \
+    /* running += momentum (batch * factor - running) */                                           \
+    X(void, running,                                                                               \
+      (float *running, const float *batch, int32_t c, float momentum, float factor))               \
+    X(void, sgd, (float *p, const float *g, float *v, size_t n, const nn__step *s))                \
     X(void, adam, (float *p, const float *g, float *m, float *v, size_t n, const nn__step *s))
 #endif
-
-typedef struct nn_kernels {
-    const char *name;
-#define NN__X(type, name, arguments) type(*name) arguments;
-    NN__KERNELS(NN__X)
-#undef NN__X
-} nn_kernels;
 
 /* Instruction sets that Part 4 is stamped for. */
 #define NN__PLAIN_C 0
@@ -1568,8 +1581,8 @@ typedef struct nn_kernels {
 /* Which stamps there are. gcc for Windows does not align the stack for 32-byte vectors (its bug
    54412), so it gets the plain one. With one stamp its functions are called directly, so that a
    linker keeps only those in use. */
-#if defined(__GNUC__) && !defined(NN_NO_SIMD) && \
-    (defined(__x86_64__) || defined(__i386__)) && (defined(__clang__) || !defined(_WIN32))
+#if defined(__GNUC__) && !defined(NN_NO_SIMD) && (defined(__x86_64__) || defined(__i386__)) && \
+    (defined(__clang__) || !defined(_WIN32))
 #define NN__X86 1
 #else
 #define NN__X86 0
@@ -1583,6 +1596,12 @@ typedef struct nn_kernels {
 
 #if NN__DISPATCH
 #define NN__CALL(m, kernel, ...) (m)->kernels->kernel(__VA_ARGS__)
+#define NN__X(type, name, arguments) type(*name) arguments;
+typedef struct nn_kernels {
+    const char *name;
+    NN__KERNELS(NN__X)
+} nn_kernels;
+#undef NN__X
 #define NN__ROOM 4096 /* floats on the stack, for weights in another order and maps before a pool */
 #else
 #define NN__CALL(m, kernel, ...) ((void)(m), nn__##kernel##_f32_plain(__VA_ARGS__))
@@ -1590,9 +1609,12 @@ typedef struct nn_kernels {
 #define NN__X(type, name, arguments) static type nn__##name##_f32_plain arguments;
 NN__KERNELS(NN__X)
 #undef NN__X
+typedef struct nn_kernels {
+    const char *name;
+} nn_kernels;
 #endif
 
-static const nn_kernels *nn__pick_kernels(void);
+static const nn_kernels *nn__find_kernels(const char *name);
 
 /* What flags that no macro shows would change: the order of a sum, the sign of zero, a division
    made a multiplication. (Flushed subnormals are no error: programs set that on purpose, and
@@ -1998,8 +2020,7 @@ static int nn__parse_row(const nn_opts *o, nn_layer *rows, uint32_t i, char *lin
         return NN__FAIL(o, NN_ERR_ROW, "row %d of the text: %s is not a name", (int)i, name);
     if (!nn__same(inputs, "-")) {
         rows[i].from = inputs;
-        if (*inputs == ',')
-            return NN__FAIL(o, NN_ERR_ROW, "%R: an input's name is empty", rows, i);
+        if (*inputs == ',') return NN__FAIL(o, NN_ERR_ROW, "%R: an input's name is empty", rows, i);
         for (word = inputs; *word && *word != ','; word++) {}
         if (*word) {
             *word++ = 0;
@@ -3159,7 +3180,7 @@ static int64_t nn__plan(nn_model *m, const nn__source *s, const nn_opts *given, 
     if (!total) total = nn__plan_rows(&p, s, &o, text_bytes, build);
     NN_FREE(owned);
     m->opts = o;
-    m->kernels = nn__pick_kernels();
+    m->kernels = nn__find_kernels(NULL);
     return total;
 }
 
@@ -3337,7 +3358,7 @@ static void nn__input_plan(const nn_model *m, uint32_t row, nn_need *need) {
 }
 
 /* Number, within the caller's data, of sample i of this turn. */
-static size_t nn__sample_number(const nn_model *m, int32_t i) {
+NN__INLINE size_t nn__sample_number(const nn_model *m, int32_t i) {
     uint32_t at = (uint32_t)(m->run.first + m->run.at + i);
     if (!m->run.period) return at;
     return nn__shuffled(nn__key(m->opts.seed, 0x5f17, m->run.epoch), at, m->run.period);
@@ -3349,8 +3370,13 @@ static void nn__input_forward(nn_model *m, const nn_cmd *c) {
     size_t size = (size_t)m->in_size, area = size / (size_t)ch, e;
     float *y = nn__floats(m, c->y), scale = row->scale != 0 ? row->scale : 1.0f;
     int scaled = nn__input_is_scaled(row);
-    for (i = 0; i < m->run.n; i++, y += size) {
-        size_t at = nn__sample_number(m, i) * size;
+    int32_t n = m->run.n;
+    if (!m->run.period && row->order == NN_HWC) { /* the samples lie in a row: as if one */
+        size *= (size_t)n;
+        n = 1;
+    }
+    for (i = 0; i < n; i++, y += size) {
+        size_t at = nn__sample_number(m, i) * (size_t)m->in_size;
         const unsigned char *bytes = m->run.data + at;
         const float *floats = (const float *)(const void *)m->run.data + at;
         if (row->order == NN_CHW) {
@@ -3379,7 +3405,8 @@ static void nn__input_backward(nn_model *m, const nn_cmd *c) {
         for (e = 0; e < size; e++) dx[e] = dy[row->order == NN_CHW ? e % area * ch + e / area : e];
         if (!nn__input_is_scaled(row)) continue;
         for (e = 0; e < size; e++)
-            NN__CALL(m, affine, dx + e, dx + e, NN_F32, 1, 1, row->scale != 0 ? row->scale : 1.0f, none,
+            NN__CALL(m, affine, dx + e, dx + e, NN_F32, 1, 1, row->scale != 0 ? row->scale : 1.0f,
+                     none,
                      row->std + (ch > 4                 ? 0
                                  : row->order == NN_CHW ? e / area
                                                         : e % ch));
@@ -3486,8 +3513,7 @@ static void nn__dense_input_grad(const nn_model *m, const nn_cmd *c, int32_t row
    those are inputs, lanes go across outputs. [out,in] (fewer than 16 outputs): those are outputs.
  */
 static void nn__dense_weight_grad(const nn_model *m, const nn_cmd *c, int32_t rows, int32_t k_first,
-                                  int32_t k_count, int32_t col, int32_t cols, int add,
-                                  float *dw) {
+                                  int32_t k_count, int32_t col, int32_t cols, int add, float *dw) {
     const nn_tensor *w = nn__tensor(m, c, 0);
     const float *x = nn__floats(m, c->x), *dy = nn__floats(m, c->dy);
     int32_t in = w->dim[1], out = w->dim[0];
@@ -3743,9 +3769,9 @@ static void nn__conv2d_plan(const nn_model *m, uint32_t row, nn_need *need) {
 /* A forward pass: the products of the map before the pool and the activation. */
 typedef struct nn__conv_pass {
     nn__conv v;
-    nn__gemm p;        /* what all of them have in common, for group 0 from channel 0 on */
-    ptrdiff_t b1, b2;  /* from tap to tap in the weight, along kw and kh */
-    int merged;        /* the taps of a row are one run of k */
+    nn__gemm p;       /* what all of them have in common, for group 0 from channel 0 on */
+    ptrdiff_t b1, b2; /* from tap to tap in the weight, along kw and kh */
+    int merged;       /* the taps of a row are one run of k */
 } nn__conv_pass;
 
 static void nn__begin_conv(const nn_model *m, const nn_cmd *c, nn__conv_pass *f) {
@@ -3775,8 +3801,8 @@ static void nn__begin_conv(const nn_model *m, const nn_cmd *c, nn__conv_pass *f)
 /* Rows [y0, y1) and columns [x0, x1) of n samples' maps into y, which has steps per column, row and
    sample; cols channels from c0 on. Outputs with the same taps inside go together. */
 static void nn__conv_rect(const nn_model *m, nn__conv_pass *f, const float *x, int32_t n,
-                          int32_t c0, int32_t cols, int32_t y0, int32_t y1, int32_t x0,
-                          int32_t x1, float *y, const ptrdiff_t step[3]) {
+                          int32_t c0, int32_t cols, int32_t y0, int32_t y1, int32_t x0, int32_t x1,
+                          float *y, const ptrdiff_t step[3]) {
     const nn__conv *v = &f->v;
     nn__gemm p = f->p;
     int32_t oy, ox, next_y, next_x, k, kh0, kh1, kw0, kw1;
@@ -4476,8 +4502,7 @@ static void nn__globalavgpool_backward(nn_model *m, const nn_cmd *c) {
     int32_t ch = in->dim[2], area = in->dim[0] * in->dim[1], i;
     size_t s;
     for (s = 0; s < nn__samples(m); s++, dy += ch)
-        for (i = 0; i < area; i++, dx += ch)
-            NN__CALL(m, divide, dx, dy, (float)area, (size_t)ch);
+        for (i = 0; i < area; i++, dx += ch) NN__CALL(m, divide, dx, dy, (float)area, (size_t)ch);
 }
 #endif
 
@@ -5670,6 +5695,21 @@ static void nn__moving_bytes(const nn_model *m, uint32_t *first, uint32_t *end) 
     for (t = 0; t < m->tensor_count; t++)
         if ((m->tensor[t].flags & NN__MOVES) && m->tensor[t].offset < *first)
             *first = m->tensor[t].offset;
+}
+
+NNDEF uint64_t nn_digest(const nn_model *m) {
+    uint64_t h = m && m->block ? 0xcbf29ce484222325u : 0;
+    uint32_t t, i, k;
+    for (t = 0; h && t < m->tensor_count; t++) {
+        const nn_tensor *own = &m->tensor[t];
+        const float *v = nn__values(m, own);
+        for (i = 0; own->alias == t && i < own->count; i++) {
+            uint32_t bits = nn__bits(v[nn__place(own, m->rows[own->row].groups, i)]);
+            if ((bits & 0x7fffffffu) > NN__INF_BITS) bits = NN__NAN_BITS;
+            for (k = 0; k < 4; k++, bits >>= 8) h = (h ^ (bits & 255)) * 0x100000001b3u;
+        }
+    }
+    return h;
 }
 
 NNDEF size_t nn_snapshot_size(const nn_model *m) {
@@ -6952,24 +6992,50 @@ NN__SMALL_END
 #define NN__NAME "avx512"
 #include NN_HEADER
 
-static const nn_kernels *nn__pick_kernels(void) {
-    __builtin_cpu_init();
-    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma"))
-        return &nn__kernels_plain;
-    return __builtin_cpu_supports("avx512f") ? &nn__kernels_avx512 : &nn__kernels_avx2;
-}
 #elif NN__ARM64
 #define NN__STAMP neon
 #define NN__ISA NN__NEON
 #define NN__TARGET
 #define NN__NAME "neon"
 #include NN_HEADER
-
-static const nn_kernels *nn__pick_kernels(void) { return &nn__kernels_neon; }
-#else
-/* Kernels are called directly: a table would keep them all linked. */
-static const nn_kernels *nn__pick_kernels(void) { return NULL; }
 #endif
+
+#if NN__X86
+/* The fastest, or those called name, that the CPU can run; NULL: none. */
+static const nn_kernels *nn__find_kernels(const char *name) {
+    int avx2, avx512;
+    __builtin_cpu_init();
+    avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    avx512 = avx2 && __builtin_cpu_supports("avx512f");
+    if (avx512 && (!name || nn__same("avx512", name))) return &nn__kernels_avx512;
+    if (avx2 && (!name || nn__same("avx2", name))) return &nn__kernels_avx2;
+    return !name || nn__same("plain", name) ? &nn__kernels_plain : NULL;
+}
+#elif NN__ARM64
+static const nn_kernels *nn__find_kernels(const char *name) {
+    if (!name || nn__same("neon", name)) return &nn__kernels_neon;
+    return nn__same("plain", name) ? &nn__kernels_plain : NULL;
+}
+#else
+/* They are called directly, since a table would keep them all linked: this is only their name. */
+static const nn_kernels *nn__find_kernels(const char *name) {
+    static const nn_kernels plain = { "plain" };
+    return !name || nn__same("plain", name) ? &plain : NULL;
+}
+#endif
+
+NNDEF const char *nn_kernels_name(const nn_model *m) {
+    return m && m->kernels ? m->kernels->name : NULL;
+}
+
+NNDEF int nn_set_kernels(nn_model *m, const char *name) {
+    const nn_kernels *found = nn__find_kernels(name);
+    int err = nn__argument(m, 1, "");
+    if (!err && !found)
+        err = NN__FAIL(&m->opts, NN_ERR_CALL, "no kernels %s in this build on this machine", name);
+    if (!err) m->kernels = found;
+    return err;
+}
 
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC pop_options
@@ -7007,9 +7073,9 @@ static const nn_kernels *nn__pick_kernels(void) { return NULL; }
      NN__SUM16(s)            of 16 lanes in s[NN__VECS]: halves are added until one is left
      NN__TRANSPOSE4(...)     to[i * ts + j] = from[j * fs + i] for 4 x 4 floats
 
-   and of the product kernels: NN__TILES, what tiles there are (rows, vectors): of 1, 2, 4, ... rows;
-   NN__TILE_ROWS(n) the most rows of those of n vectors, NN__TILE_AT(n) their place in the list; NN__LANE_TILES, the
-   same of sums in 16 lanes. */
+   and of the product kernels: NN__TILES, what tiles there are (rows, vectors), of 1, 2, 4, ...
+   rows; NN__TILE_ROWS(n), the most rows of those of n vectors; NN__TILE_AT(n), their place in the
+   list; NN__LANE_TILES, those of sums in 16 lanes. */
 
 #define NN__PASTE2(a, b, c) a##b##_##c
 #define NN__PASTE(a, b, c) NN__PASTE2(a, b, c)
@@ -7124,8 +7190,8 @@ NN__KERNEL_INLINE float NN__ID(sum16)(const __m256 *s) {
 #define NN__WIDTH 16
 #define NN__VECS 1
 #define NN__LANE_TILES(X) X(4, 4) X(8, 1) X(1, 1)
-/* The forms with a mask of all lanes give the same instructions; those without one warn of their own
-   undefined values in gcc's C++ (its bug 105593). */
+/* The forms with a mask of all lanes give the same instructions; gcc warns in C++ of the undefined
+   values that it puts into those without one (its bug 105593). */
 #define NN__ALL ((__mmask16)0xffff)
 #define NN__MASK(w) ((__mmask16)((1u << (w)) - 1u))
 NN__KERNEL_INLINE __m512 NN__ID(load)(const float *p, int w) {
@@ -7142,8 +7208,8 @@ NN__KERNEL_INLINE __m512 NN__ID(bytes)(const unsigned char *p, int w) {
         p = b;
     }
     return _mm512_maskz_cvtepi32_ps(
-        NN__ALL, _mm512_maskz_cvtepu8_epi32(
-                     NN__ALL, _mm_loadu_si128((const __m128i *)(const void *)p)));
+        NN__ALL,
+        _mm512_maskz_cvtepu8_epi32(NN__ALL, _mm_loadu_si128((const __m128i *)(const void *)p)));
 }
 NN__KERNEL_INLINE float NN__ID(sum16)(const __m512 *s) {
     __m512d d = _mm512_castps_pd(*s);
@@ -7178,10 +7244,12 @@ NN__KERNEL_INLINE float NN__ID(sum16)(const __m512 *s) {
 #define NN__BITS_SHR(a, n) \
     _mm512_castsi512_ps(_mm512_maskz_srli_epi32(NN__ALL, _mm512_castps_si512(a), n))
 #define NN__SUM16(s) NN__ID(sum16)(s)
-#define NN__TILES(X)                                                       \
-    X(1, 4) X(2, 4) X(4, 4) X(6, 4)                                        \
-    X(1, 2) X(2, 2) X(4, 2) X(6, 2) X(8, 2) X(10, 2) X(12, 2)              \
+/* clang-format off */
+#define NN__TILES(X)                                           \
+    X(1, 4) X(2, 4) X(4, 4) X(6, 4)                            \
+    X(1, 2) X(2, 2) X(4, 2) X(6, 2) X(8, 2) X(10, 2) X(12, 2)  \
     X(1, 1) X(2, 1) X(4, 1) X(6, 1) X(8, 1) X(10, 1) X(12, 1)
+/* clang-format on */
 #define NN__TILE_ROWS(n) ((n) == 4 ? 6 : 12)
 #define NN__TILE_AT(n) ((n) == 4 ? 0 : (n) == 2 ? 4 : 11)
 
@@ -7290,16 +7358,15 @@ NN__KERNEL_INLINE void NN__ID(transpose4)(float *to, ptrdiff_t ts, const float *
    integer n in its low bits, rounded to nearest even, for |n| < 2^22), where x and the product must
    be normal numbers; for a positive normal x the n, as a float, that puts x * 2^-n into
    [sqrt(1/2), sqrt(2)), and that x * 2^-n; the first w lanes, others +0. */
-#define NN__COPYSIGN(a, s)                              \
-    NN__BITS_OR(NN__BITS_AND(a, NN__KBITS(0x7fffffffu)), \
-                NN__BITS_AND(s, NN__KBITS(0x80000000u)))
+#define NN__COPYSIGN(a, s) \
+    NN__BITS_OR(NN__BITS_AND(a, NN__KBITS(0x7fffffffu)), NN__BITS_AND(s, NN__KBITS(0x80000000u)))
 #define NN__SCALE(x, m) NN__BITS_ADD(x, NN__BITS_SHL(m, 23))
 /* 0x4b400000 are the bits of NN__MAGIC, 127 the bias of the exponent */
-#define NN__LOGB(x)                                                                      \
-    NN__SUB(NN__BITS_ADD(NN__BITS_SHR(NN__BITS_ADD(x, NN__KBITS(NN__SQRT_HALF)), 23),    \
-                         NN__KBITS(0x4b400000u - 127u)),                                 \
+#define NN__LOGB(x)                                                                   \
+    NN__SUB(NN__BITS_ADD(NN__BITS_SHR(NN__BITS_ADD(x, NN__KBITS(NN__SQRT_HALF)), 23), \
+                         NN__KBITS(0x4b400000u - 127u)),                              \
             NN__K(NN__MAGIC))
-#define NN__MANT(x)                                                                          \
+#define NN__MANT(x)                                                                             \
     NN__BITS_ADD(NN__BITS_AND(NN__BITS_ADD(x, NN__KBITS(NN__SQRT_HALF)), NN__KBITS(0x7fffffu)), \
                  NN__KBITS(0x3f3504f3u))
 #define NN__FIRST(v, w) NN__PICK((1u << (w)) - 1u, v)
@@ -7454,10 +7521,10 @@ typedef struct NN__ID(tile) {
 #define NN__T_LOAD(r, n) NN__C##n(NN__T_LOAD1, r)
 #define NN__T_B(r, v) NN__V b##v = NN__LOAD(b + v * bs, NN__WIDTH);
 #define NN__T_FMA1(r, v) s##r##_##v = NN__FMA(x, b##v, s##r##_##v);
-#define NN__T_FMA(r, n)               \
-    {                                 \
+#define NN__T_FMA(r, n)                                    \
+    {                                                      \
         NN__V x = NN__SPREAD(NN__PAIR_##r[r % 2 ? j : i]); \
-        NN__C##n(NN__T_FMA1, r)       \
+        NN__C##n(NN__T_FMA1, r)                            \
     }
 #define NN__T_BIAS1(r, v) s##r##_##v = NN__ADD(s##r##_##v, b##v);
 #define NN__T_BIAS(r, n) NN__C##n(NN__T_BIAS1, r)
@@ -7505,8 +7572,10 @@ static void (*const NN__ID(tiles)[])(const NN__ID(tile) *) = { NN__TILES(NN__NAM
    runs of rows where that does not part a pair. */
 NN__KERNEL void NN__ID(rows_f32)(const nn__gemm *g, NN__ID(tile) * t, int vecs, const float *a,
                                  float *c, ptrdiff_t width, int32_t w, ptrdiff_t step) {
+    ptrdiff_t ar = g->ar[0], cr = g->cr[0] * width;
     int32_t all = g->rows[0] * g->rows[1] * g->rows[2], most = NN__TILE_ROWS(vecs);
-    int32_t run = g->rows[0] % 2 ? g->rows[0] : all, left = run, tiles = 0, i = 0, j = 0, r;
+    int32_t first = g->rows[0], run = first % 2 ? first : all, left = run, tiles = 0, i = 0, j = 0,
+            r;
     const float *a1 = a, *a2 = a; /* where this run and this plane of rows begin */
     float *c1 = c, *c2 = c, *to[12];
     NN__ALIGNED float edge[NN__WIDTH > 1 ? 12 * NN__LANES : 1];
@@ -7522,9 +7591,9 @@ NN__KERNEL void NN__ID(rows_f32)(const nn__gemm *g, NN__ID(tile) * t, int vecs, 
         for (r = 0; r < rows; r++) {
             t->a[r] = a;
             t->c[r] = c;
-            a += g->ar[0];
-            c += g->cr[0] * width;
-            if (++i < g->rows[0]) continue;
+            a += ar;
+            c += cr;
+            if (++i < first) continue;
             i = 0;
             a1 += g->ar[1];
             c1 += g->cr[1] * width;
@@ -7543,8 +7612,7 @@ NN__KERNEL void NN__ID(rows_f32)(const nn__gemm *g, NN__ID(tile) * t, int vecs, 
         }
         NN__ID(tiles)[NN__TILE_AT(vecs) + rows / 2](t);
         t->ahead += step;
-        for (r = 0; NN__WIDTH > 1 && w && r < rows; r++)
-            NN_MEMCPY(to[r], t->c[r], 4 * (size_t)w);
+        for (r = 0; NN__WIDTH > 1 && w && r < rows; r++) NN_MEMCPY(to[r], t->c[r], 4 * (size_t)w);
         r = rows;
     }
 }
@@ -7574,7 +7642,7 @@ NN__KERNEL void NN__ID(pack_f32)(float *to, const float *b, const int32_t n[3],
 
 #if NN__WIDTH > 1
 #define NN__BLOCK 65536 /* floats of B that stay in the first-level cache while the rows go by */
-#define NN__PACK 4096  /* floats of B that are packed at a time */
+#define NN__PACK 4096   /* floats of B that are packed at a time */
 
 /* A group of columns from col on: w of them in a panel of their own, or whole panels. k goes in
    blocks that continue from the partial sums in C. room: where blocks of B are packed; NULL: B is
@@ -7648,8 +7716,7 @@ NN__KERNEL void NN__ID(gemm_f32)(const nn__gemm *g) {
     for (; col < g->cols; col += panels * NN__LANES) {
         int32_t left = g->cols - col, w = nn__min(NN__LANES, left);
         panels = NN__WIDTH < NN__LANES || left < 32 ? 1 : left < 64 ? 2 : 4;
-        if (g->bj == 1 && w == NN__LANES)
-            NN__ID(group_f32)(g, col, w, panels * NN__VECS, NULL);
+        if (g->bj == 1 && w == NN__LANES) NN__ID(group_f32)(g, col, w, panels * NN__VECS, NULL);
         else NN__ID(packed_f32)(g, col, w, panels * NN__VECS);
     }
 }
@@ -7744,39 +7811,38 @@ NN__TARGET NN__NOINLINE NN__V NN__ID(lane_part)(const nn__gemm *g, const float *
 #define NN__L_FMA1(r, v) \
     s##r##_##v = NN__FMA(NN__LOAD(a##r + k + NN__L_AT(v), NN__WIDTH), b##v, s##r##_##v);
 #define NN__L_FMA(r, n) NN__C##n(NN__L_FMA1, r)
-#define NN__L_B_PART(r, v) \
-    NN__V b##v = NN__ID(lane_part)(g, b, k, NN__L_COL(v), NN__L_AT(v), w);
+#define NN__L_B_PART(r, v) NN__V b##v = NN__ID(lane_part)(g, b, k, NN__L_COL(v), NN__L_AT(v), w);
 #define NN__L_PART1(r, v) \
     s##r##_##v = NN__FMA(NN__ID(part)(a##r + k, NN__L_AT(v), w), b##v, s##r##_##v);
 #define NN__L_PART(r, n) NN__C##n(NN__L_PART1, r)
 #define NN__L_LIST(r, v) s##r##_##v,
-#define NN__L_STORE(r, n)                                                    \
-    {                                                                        \
-        NN__V s[] = { NN__C##n(NN__L_LIST, r) };                             \
-        for (w = 0; w < n / NN__VECS; w++) {                                 \
-            float sum = NN__SUM16(s + w * NN__VECS);                         \
-            if (g->bias) sum = sum + g->bias[j + w];                         \
-            c[r * g->cr[0] + w] = sum;                                       \
-        }                                                                    \
+#define NN__L_STORE(r, n)                            \
+    {                                                \
+        NN__V s[] = { NN__C##n(NN__L_LIST, r) };     \
+        for (w = 0; w < n / NN__VECS; w++) {         \
+            float sum = NN__SUM16(s + w * NN__VECS); \
+            if (g->bias) sum = sum + g->bias[j + w]; \
+            c[r * g->cr[0] + w] = sum;               \
+        }                                            \
     }
-#define NN__DEFINE_LANES_(rows, vecs)                                                      \
-    NN__KERNEL void NN__ID(lanes_f32_##rows##x##vecs)(const nn__gemm *g, const float *a,   \
-                                                      float *c, int32_t j) {               \
-        ptrdiff_t bj = g->b_panels ? g->bj * NN__LANES : g->bj;                            \
-        ptrdiff_t step = g->b_panels ? g->bk[1] : NN__LANES;                               \
-        const float *b = g->b;                                                             \
-        int32_t k = 0, w;                                                                  \
-        NN__R##rows(NN__L_ROW, vecs) NN__R##rows(NN__T_ZERO, vecs) if (g->b_panels ||      \
-                                                                       g->bk[0] == 1) {    \
-            for (; k + NN__LANES <= g->n[0]; k += NN__LANES, b += step) {                  \
-                NN__C##vecs(NN__L_B, 0) NN__R##rows(NN__L_FMA, vecs)                       \
-            }                                                                              \
-        }                                                                                  \
-        for (; k < g->n[0]; k += NN__LANES) {                                              \
-            w = nn__min(NN__LANES, g->n[0] - k);                                           \
-            NN__C##vecs(NN__L_B_PART, 0) NN__R##rows(NN__L_PART, vecs)                     \
-        }                                                                                  \
-        NN__R##rows(NN__L_STORE, vecs)                                                     \
+#define NN__DEFINE_LANES_(rows, vecs)                                                              \
+    NN__KERNEL void NN__ID(lanes_f32_##rows##x##vecs)(const nn__gemm *g, const float *a, float *c, \
+                                                      int32_t j) {                                 \
+        ptrdiff_t bj = g->b_panels ? g->bj * NN__LANES : g->bj;                                    \
+        ptrdiff_t step = g->b_panels ? g->bk[1] : NN__LANES;                                       \
+        const float *b = g->b;                                                                     \
+        int32_t k = 0, w;                                                                          \
+        NN__R##rows(NN__L_ROW, vecs)                                                               \
+            NN__R##rows(NN__T_ZERO, vecs) if (g->b_panels || g->bk[0] == 1) {                      \
+            for (; k + NN__LANES <= g->n[0]; k += NN__LANES, b += step) {                          \
+                NN__C##vecs(NN__L_B, 0) NN__R##rows(NN__L_FMA, vecs)                               \
+            }                                                                                      \
+        }                                                                                          \
+        for (; k < g->n[0]; k += NN__LANES) {                                                      \
+            w = nn__min(NN__LANES, g->n[0] - k);                                                   \
+            NN__C##vecs(NN__L_B_PART, 0) NN__R##rows(NN__L_PART, vecs)                             \
+        }                                                                                          \
+        NN__R##rows(NN__L_STORE, vecs)                                                             \
     }
 #define NN__DEFINE_LANES(rows, vecs) NN__DEFINE_LANES_(rows, vecs)
 
@@ -7905,11 +7971,16 @@ NN__KERNEL void NN__ID(act_grad_f32)(float *dy, const float *y, size_t n, int32_
         for (i = 0; i < n; i += (size_t)width) NN__ID(softmax_grad_f32)(dy + i, y + i, width);
         return;
     }
+    for (i = 0; act == NN_RELU && i < n; i += NN__WIDTH) {
+        int w = NN__LEFT(n - i);
+        NN__V d = NN__LOAD(dy + i, w);
+        NN__STORE(dy + i, NN__SEL_GT(NN__LOAD(y + i, w), NN__KBITS(0), d, NN__KBITS(0)), w);
+    }
+    if (act == NN_RELU) return;
     for (i = 0; i < n; i += NN__WIDTH) {
         int w = NN__LEFT(n - i);
         NN__V v = NN__LOAD(y + i, w), d = NN__LOAD(dy + i, w), z;
         switch (act) {
-        case NN_RELU: d = NN__SEL_GT(v, NN__KBITS(0), d, NN__KBITS(0)); break;
         case NN_LEAKY_RELU:
             z = NN__MUL(d, NN__SPREAD(slope));
             d = NN__SEL_GT(v, NN__KBITS(0), d, z);
@@ -8237,6 +8308,11 @@ NN__KERNEL float NN__ID(mse_f32)(float *grad, const float *y, const float *t, in
     NN__V lane[NN__VECS];
     int32_t i;
     int l;
+    if (n == 1) { /* the other lanes would add nothing */
+        float d = *y - *t;
+        if (grad) *grad = d * twice;
+        return d * d;
+    }
     for (l = 0; l < NN__VECS; l++) lane[l] = NN__KBITS(0);
     for (i = 0; i < n;)
         for (l = 0; l < NN__VECS && i < n; l++, i += NN__WIDTH) {
@@ -8380,13 +8456,14 @@ NN__KERNEL void NN__ID(uniform_f32)(float *p, const nn_tensor *t, int32_t groups
 NN__KERNEL void NN__ID(drop_f32)(float *y, const float *x, size_t n, uint64_t key, uint32_t below,
                                  float scale) {
     size_t i;
-    for (i = 0; i < n; i++)
-        y[i] = nn__random(key, (uint32_t)i) >> 8 < below ? 0.0f : x[i] * scale;
+    for (i = 0; i < n; i++) y[i] = nn__random(key, (uint32_t)i) >> 8 < below ? 0.0f : x[i] * scale;
 }
 
+#if NN__DISPATCH
 #define NN__X(type, name, arguments) , NN__ID(name##_f32)
 NN__UNUSED static const nn_kernels NN__ID(kernels) = { NN__NAME NN__KERNELS(NN__X) };
 #undef NN__X
+#endif
 
 #undef NN__PASTE2
 #undef NN__PASTE

@@ -835,6 +835,92 @@ TEST(snapshot)
     nn_free(&m);
 }
 
+/* ---- kernels and digests --------------------------------------------------------------------- */
+
+/* What nn_digest is defined as, from what nn_get gives. */
+static uint64_t digest_of(const nn_model *m)
+{
+    static float v[STATE];
+    uint64_t h = UINT64_C(0xcbf29ce484222325);
+    uint32_t t, i, bits, k;
+
+    for (t = 0; t < m->tensor_count; t++) {
+        char name[80];
+        nn__text text = nn__text_to(name, sizeof name - 1);
+
+        if (m->tensor[t].alias != t) continue;
+        nn__put_tensor_name(&text, m, t);
+        name[text.len] = '\0';
+        CHECK_EQ_INT(nn_get(m, name, v, m->tensor[t].count), 0);
+        for (i = 0; i < m->tensor[t].count; i++) {
+            memcpy(&bits, &v[i], 4);
+            if (v[i] != v[i]) bits = 0x7fc00000;
+            for (k = 0; k < 4; k++) h = (h ^ (bits >> 8 * k & 255)) * UINT64_C(1099511628211);
+        }
+    }
+    return h;
+}
+
+TEST(digest)
+{
+    nn_opts o = options("*", NN_CROSS_ENTROPY, BATCH);
+    nn_model m, same;
+    float w;
+
+    CHECK_EQ_INT(nn_digest(NULL), 0);
+    if (!build_net(&m, &o)) return;
+    if (!build_net(&same, &o)) return;
+    CHECK(nn_digest(&m) == digest_of(&m));
+    CHECK(nn_digest(&m) == nn_digest(&same));
+    CHECK_EQ_INT(nn_train(&m, x, label, BATCH), 0);
+    CHECK(nn_digest(&m) == digest_of(&m));
+    CHECK(nn_digest(&m) != nn_digest(&same));
+    CHECK_EQ_INT(nn_train(&same, x, label, BATCH), 0);
+    CHECK(nn_digest(&m) == nn_digest(&same));
+
+    /* any NaN is the same NaN */
+    memcpy(&w, "\xff\xff\xff\xff", 4);
+    *nn__values(&m, &m.tensor[0]) = w;
+    memcpy(&w, "\x7f\x80\x80\x7f", 4);
+    *nn__values(&same, &same.tensor[0]) = w;
+    CHECK(nn_digest(&m) == digest_of(&m));
+    CHECK(nn_digest(&m) == nn_digest(&same));
+    nn_free(&m);
+    nn_free(&same);
+    CHECK_EQ_INT(nn_digest(&m), 0);
+}
+
+TEST(kernels)
+{
+    static const char *const names[] = { "plain", "avx2", "avx512", "neon" };
+    nn_opts o = options("*", NN_CROSS_ENTROPY, BATCH);
+    const char *best;
+    nn_model m;
+    uint64_t first = 0;
+    int i, found = 0;
+
+    for (i = 0; i < 4; i++) {
+        if (!build_net(&m, &o)) return;
+        best = nn_kernels_name(&m);
+        if (nn_set_kernels(&m, names[i]) == 0) {
+            CHECK_EQ_STR(nn_kernels_name(&m), names[i]);
+            CHECK_EQ_INT(nn_train(&m, x, label, BATCH), 0);
+            if (!found++) first = nn_digest(&m);
+            CHECK(nn_digest(&m) == first);
+        } else {
+            CHECK(i > 0 && strstr(why, names[i]) != NULL);
+            CHECK_EQ_STR(nn_kernels_name(&m), best);
+        }
+        CHECK_EQ_INT(nn_set_kernels(&m, "fastest"), NN_ERR_CALL);
+        CHECK_EQ_INT(nn_set_kernels(&m, NULL), 0);
+        CHECK_EQ_STR(nn_kernels_name(&m), best);
+        nn_free(&m);
+    }
+    CHECK(found > 0);
+    CHECK(nn_kernels_name(&m) == NULL);
+    CHECK_EQ_INT(nn_set_kernels(&m, "plain"), NN_ERR_CALL);
+}
+
 TEST(clone)
 {
     static float want[BATCH * CLASSES], y[BATCH * CLASSES], head[17 * CLASSES];
@@ -1904,6 +1990,8 @@ int main(int argc, char **argv)
     RUN(train_from_with_input_grad);
     RUN(interleaved);
     RUN(snapshot);
+    RUN(digest);
+    RUN(kernels);
     RUN(clone);
     RUN(clone_onto_itself);
     RUN(fit_order_is_a_permutation);
