@@ -1475,7 +1475,7 @@ static uint32_t nn__shuffled(uint64_t key, uint32_t i, uint32_t n) {
  */
 
 /* C[r][j] = sum over k of A[r][k] B[k][j] (+ bias[j]), k over n[2] x n[1] x n[0], rows over the
-   same of rows[], the first fastest. Strides are in floats. Columns are taken 16 at a time; those
+   same of rows[], the first fastest. Strides are in floats; bk[0] is not 0. Columns are taken 16 at a time; those
    from column c on begin at b + c * bc and c + c * cc. With b_panels (c_panels) the k strides of B
    and b0 (the row strides of C and c0) count in widths of the panel, 16 or what is left: see
    >>plan. */
@@ -7124,8 +7124,8 @@ NN__KERNEL_INLINE void NN__ID(transpose4)(float *to, ptrdiff_t ts, const float *
 }
 #define NN__TRANSPOSE4(to, ts, from, fs) NN__ID(transpose4)(to, ts, from, fs)
 /* Few registers, small code. */
-#define NN__TILES(X) X(1, 4) X(2, 4) X(1, 1) X(2, 1)
-#define NN__TILE_ROWS(n) ((void)(n), 2)
+#define NN__TILES(X) X(1, 4) X(2, 4) X(1, 1)
+#define NN__TILE_ROWS(n) ((n) == 4 ? 2 : 1)
 #define NN__TILE_AT(n) ((n) == 4 ? 0 : 2)
 
 #elif NN__ISA == NN__AVX2
@@ -7574,18 +7574,17 @@ NN__KERNEL void NN__ID(rows_f32)(const nn__gemm *g, NN__ID(tile) * t, int vecs, 
                                  float *c, ptrdiff_t width, int32_t w, ptrdiff_t step) {
     ptrdiff_t ar = g->ar[0], cr = g->cr[0] * width;
     int32_t all = g->rows[0] * g->rows[1] * g->rows[2], most = NN__TILE_ROWS(vecs);
-    int32_t first = g->rows[0], run = first % 2 ? first : all, left = run, tiles = 0, i = 0, j = 0,
-            r;
+    int32_t first = g->rows[0], run = first % 2 ? first : all, left = run, tiles = 0;
+    int32_t i = 0, j = 0, r;
     const float *a1 = a, *a2 = a; /* where this run and this plane of rows begin */
     float *c1 = c, *c2 = c, *to[12];
     NN__ALIGNED float edge[NN__WIDTH > 1 ? 12 * NN__LANES : 1];
     t->ar = g->ar[0];
-    for (; all; all -= r) {
+    while (all) {
         int32_t rows;
         if (!left) left = run;
         if (!tiles) tiles = left > most ? (left + most - 1) / most : 1;
-        rows = tiles > 1 ? left / tiles + 1 : left;
-        if (rows > 1) rows &= ~1; /* an odd row is a tile of its own */
+        rows = tiles > 1 && most > 1 ? (left / tiles + 1) & ~1 : nn__min(left, most);
         left -= rows;
         tiles--;
         for (r = 0; r < rows; r++) {
@@ -7605,6 +7604,14 @@ NN__KERNEL void NN__ID(rows_f32)(const nn__gemm *g, NN__ID(tile) * t, int vecs, 
             a = a1;
             c = c1;
         }
+        all -= rows;
+        if (rows > 1 && rows % 2) { /* the last two as a pair: one of them twice, which is as well */
+            t->a[rows] = t->a[rows - 1];
+            t->c[rows] = t->c[rows - 1];
+            t->a[rows - 1] = t->a[rows - 2];
+            t->c[rows - 1] = t->c[rows - 2];
+            rows++;
+        }
         for (r = 0; NN__WIDTH > 1 && w && r < rows; r++) {
             to[r] = t->c[r];
             t->c[r] = edge + r * NN__LANES;
@@ -7613,7 +7620,6 @@ NN__KERNEL void NN__ID(rows_f32)(const nn__gemm *g, NN__ID(tile) * t, int vecs, 
         NN__ID(tiles)[NN__TILE_AT(vecs) + rows / 2](t);
         t->ahead += step;
         for (r = 0; NN__WIDTH > 1 && w && r < rows; r++) NN_MEMCPY(to[r], t->c[r], 4 * (size_t)w);
-        r = rows;
     }
 }
 
