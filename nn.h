@@ -157,8 +157,9 @@
    9. Speed
 
    The kernels are plain C, and the same text compiled once more for AVX2 with FMA and for AVX-512
-   (x86; gcc 9 or clang 9 and later, but not gcc for Windows) or NEON (64-bit ARM). nn_build chooses
-   by what the CPU has; no flag is needed but -O1 or more, and -march changes nothing.
+   (x86, gcc and clang) or NEON (64-bit ARM). nn_build chooses by what the CPU has; no flag is
+   needed but -O1 or more, and -march changes nothing. gcc for Windows cannot align vectors on its
+   stack and gets the FMA instruction only: use clang there. Other compilers get plain C.
    nn_kernels_name says which, nn_set_kernels forces others. Vector kernels take up to 64 KB of
    stack, plain ones a few hundred bytes. One thread; two models are independent in two.
    Fastest: batches, numbers of outputs and channels that are multiples of 16, weights that fit
@@ -624,8 +625,9 @@ NNDEF int nn_get(const nn_model *m, const char *name, float *out, size_t count);
 NNDEF int nn_set(nn_model *m, const char *name, const float *values, size_t count);
 NNDEF int nn_get_grad(const nn_model *m, const char *name, float *out, size_t count);
 
-/* The kernels that the model computes with: "plain", "avx2", "avx512" or "neon". nn_build takes the
-   fastest that this build has and this CPU can run; so does name NULL. All give the same bits. */
+/* The kernels that the model computes with: "plain", "fma" (gcc for Windows), "avx2", "avx512" or
+   "neon". nn_build takes the fastest that this build has and this CPU can run; so does name NULL.
+   All give the same bits. */
 NNDEF const char *nn_kernels_name(const nn_model *m);
 NNDEF int nn_set_kernels(nn_model *m, const char *name);
 
@@ -1578,21 +1580,26 @@ typedef struct nn__step {
 #define NN__AVX512 2
 #define NN__NEON 3
 
-/* Which stamps there are. gcc for Windows does not align the stack for 32-byte vectors (its bug
-   54412), so it gets the plain one. With one stamp its functions are called directly, so that a
-   linker keeps only those in use. */
-#if defined(__GNUC__) && !defined(NN_NO_SIMD) && (defined(__x86_64__) || defined(__i386__)) && \
-    (defined(__clang__) || !defined(_WIN32))
-#define NN__X86 1
-#else
+/* Which stamps there are beside the plain one. gcc for Windows does not align the stack for 32-byte
+   vectors (its bug 54412), so it gets the plain text compiled for the fma instruction. With one
+   stamp its functions are called directly, so that a linker keeps only those in use. */
 #define NN__X86 0
+#define NN__X86_FMA 0
+#if defined(__GNUC__) && !defined(NN_NO_SIMD) && (defined(__x86_64__) || defined(__i386__))
+#if defined(_WIN32) && !defined(__clang__)
+#undef NN__X86_FMA
+#define NN__X86_FMA 1
+#else
+#undef NN__X86
+#define NN__X86 1
+#endif
 #endif
 #if defined(__GNUC__) && !defined(NN_NO_SIMD) && defined(__aarch64__) && !NN__BIG_ENDIAN
 #define NN__ARM64 1
 #else
 #define NN__ARM64 0
 #endif
-#define NN__DISPATCH (NN__X86 || NN__ARM64)
+#define NN__DISPATCH (NN__X86 || NN__X86_FMA || NN__ARM64)
 
 #if NN__DISPATCH
 #define NN__CALL(m, kernel, ...) (m)->kernels->kernel(__VA_ARGS__)
@@ -6992,6 +6999,13 @@ NN__SMALL_END
 #define NN__NAME "avx512"
 #include NN_HEADER
 
+#elif NN__X86_FMA
+#define NN__STAMP fma
+#define NN__ISA NN__PLAIN_C
+#define NN__TARGET __attribute__((target("fma,prefer-vector-width=128")))
+#define NN__NAME "fma"
+#define NN__FMA(a, b, c) __builtin_fmaf(a, b, c)
+#include NN_HEADER
 #elif NN__ARM64
 #define NN__STAMP neon
 #define NN__ISA NN__NEON
@@ -7009,6 +7023,12 @@ static const nn_kernels *nn__find_kernels(const char *name) {
     avx512 = avx2 && __builtin_cpu_supports("avx512f");
     if (avx512 && (!name || nn__same("avx512", name))) return &nn__kernels_avx512;
     if (avx2 && (!name || nn__same("avx2", name))) return &nn__kernels_avx2;
+    return !name || nn__same("plain", name) ? &nn__kernels_plain : NULL;
+}
+#elif NN__X86_FMA
+static const nn_kernels *nn__find_kernels(const char *name) {
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("fma") && (!name || nn__same("fma", name))) return &nn__kernels_fma;
     return !name || nn__same("plain", name) ? &nn__kernels_plain : NULL;
 }
 #elif NN__ARM64
