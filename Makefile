@@ -43,7 +43,7 @@ build/test_%: tests/test_%.c tests/test.h tests/firmware/models.h nn.h | build
 	$(CC) $(WARN) $(TEST_CFLAGS) -I. $< -o $@ -lm
 
 build/bench: tests/bench.c tests/firmware/models.h nn.h | build
-	$(CC) -std=gnu99 -Wall -Wextra $(CFLAGS) -I. $< -o $@
+	$(CC) -std=gnu99 -Wall -Wextra $(CFLAGS) -DBENCH_FLAGS='"$(CFLAGS)"' -I. $< -o $@
 
 build/memory: tests/firmware/probe_memory.c tests/firmware/models.h nn.h | build
 	$(CC) $(WARN) $(CFLAGS) $< -o $@

@@ -6987,6 +6987,15 @@ NN__SMALL_END
 #define NN__FMA(a, b, c) NN__FMA1(a, b, c)
 #include NN_HEADER
 
+/* Vector kernels are always optimized as at -O2: gcc -O1 and -Os leave out vzeroupper, after which
+   scalar code runs at a fifth of its speed, and -Os loads operands again for every use. */
+#if NN__DISPATCH && defined(__OPTIMIZE__) && !defined(__clang__)
+#pragma GCC push_options
+#pragma GCC optimize("O2", "fp-contract=off")
+#define NN__POP_OPTIONS 1
+#else
+#define NN__POP_OPTIONS 0
+#endif
 #if NN__X86
 #define NN__STAMP avx2
 #define NN__ISA NN__AVX2
@@ -7012,6 +7021,9 @@ NN__SMALL_END
 #define NN__TARGET
 #define NN__NAME "neon"
 #include NN_HEADER
+#endif
+#if NN__POP_OPTIONS
+#pragma GCC pop_options
 #endif
 
 #if NN__X86
