@@ -3291,6 +3291,23 @@ static void nn__begin_gemm(nn__gemm *g) {
     g->bj = g->cc = g->cr[0] = 1;
 }
 
+/* Rows that lie at one distance become one run of rows: tiles fill better. */
+static void nn__merge_rows(nn__gemm *g) {
+    int k, l;
+    for (k = 0; k < 2; k++)
+        for (l = 0; l < 2; l++) {
+            int32_t n = g->rows[l];
+            if (n != 1 && (g->ar[l + 1] != n * g->ar[l] || g->cr[l + 1] != n * g->cr[l])) continue;
+            if (n == 1) g->ar[l] = g->ar[l + 1], g->cr[l] = g->cr[l + 1];
+            g->rows[l] *= g->rows[l + 1];
+            g->rows[l + 1] = 1;
+            if (l) continue;
+            g->ar[1] = g->ar[2], g->cr[1] = g->cr[2];
+            g->rows[1] = g->rows[2];
+            g->rows[2] = 1;
+        }
+}
+
 /* Is relu left to the product of this row? */
 static uint8_t nn__relu_inside(const nn_model *m, const nn_cmd *c) {
     return m->row[c->row].act == NN_RELU && !(c->flags & NN__NO_ACT);
@@ -3814,8 +3831,6 @@ static void nn__conv_rect(const nn_model *m, nn__conv_pass *f, const float *x, i
     nn__gemm p = f->p;
     int32_t oy, ox, next_y, next_x, k, kh0, kh1, kw0, kw1;
     int32_t g = v->depthwise ? 0 : c0 / v->go;
-    for (k = 0; k < 3; k++) p.cr[k] = step[k];
-    p.rows[2] = n;
     p.cols = cols;
     if (p.bias) p.bias += c0;
     p.b += v->depthwise ? 0 : (ptrdiff_t)c0 * v->k;
@@ -3832,8 +3847,11 @@ static void nn__conv_rect(const nn_model *m, nn__conv_pass *f, const float *x, i
             p.a = x + (((ptrdiff_t)iy + kh0 * v->dh) * v->w + ix + kw0 * v->dw) * v->ci +
                   (v->depthwise ? c0 : g * v->gi);
             p.c = y + (oy - y0) * step[1] + (ox - x0) * step[0];
+            for (k = 0; k < 3; k++) p.ar[k] = f->p.ar[k], p.cr[k] = step[k];
             p.rows[0] = next_x - ox;
             p.rows[1] = next_y - oy;
+            p.rows[2] = n;
+            nn__merge_rows(&p);
             p.b0 = kh0 * f->b2 + kw0 * f->b1;
             p.n[0] = v->gi;
             p.n[1] = kw1 - kw0;
@@ -4105,6 +4123,7 @@ static void nn__conv_input_grad(const nn_model *m, const nn__conv *v, const nn_t
         p.rows[2] = n;
         p.cols = k->cols;
         p.add = 1;
+        nn__merge_rows(&p);
         if (v->depthwise) {
             p.b = k->packed + (ptrdiff_t)tap * NN__DEPTH;
             NN__CALL(m, channels, &p);
@@ -7518,9 +7537,6 @@ typedef struct NN__ID(tile) {
 #define NN__C1(X, r) X(r, 0)
 #define NN__C2(X, r) X(r, 0) X(r, 1)
 #define NN__C4(X, r) NN__C2(X, r) X(r, 2) X(r, 3)
-#define NN__C8(X, r) NN__C4(X, r) X(r, 4) X(r, 5) X(r, 6) X(r, 7)
-#define NN__C16(X, r) \
-    NN__C8(X, r) X(r, 8) X(r, 9) X(r, 10) X(r, 11) X(r, 12) X(r, 13) X(r, 14) X(r, 15)
 #define NN__R1(X, n) X(0, n)
 #define NN__R2(X, n) NN__R1(X, n) X(1, n)
 #define NN__R3(X, n) NN__R2(X, n) X(2, n)
@@ -7679,7 +7695,7 @@ NN__KERNEL void NN__ID(pack_f32)(float *to, const float *b, const int32_t n[3],
 }
 
 #if NN__WIDTH > 1
-#define NN__BLOCK 65536 /* floats of B that stay in the first-level cache while the rows go by */
+#define NN__BLOCK 65536 /* floats of B that the second-level cache keeps while the rows go by */
 #define NN__PACK 4096   /* floats of B that are packed at a time */
 
 /* A group of columns from col on: w of them in a panel of their own, or whole panels. k goes in
@@ -7765,6 +7781,7 @@ NN__KERNEL void NN__ID(gemm_f32)(const nn__gemm *g) {
     NN__ID(tile) t;
     t.cs = 1;
     t.bs = g->bj;
+    t.ahead = g->b;
     t.add = g->add;
     t.relu = g->relu;
     for (; col < g->cols; col += vecs) {
@@ -8553,8 +8570,6 @@ NN__UNUSED static const nn_kernels NN__ID(kernels) = { NN__NAME NN__KERNELS(NN__
 #undef NN__C1
 #undef NN__C2
 #undef NN__C4
-#undef NN__C8
-#undef NN__C16
 #undef NN__R1
 #undef NN__R2
 #undef NN__R3
