@@ -7676,6 +7676,13 @@ NN__KERNEL_INLINE NN__V NN__ID(part)(const float *p, int32_t v, int32_t w) {
     return v < w ? NN__LOAD(p + v, NN__LEFT(w - v)) : NN__KBITS(0);
 }
 
+/* -0 for the lanes from w on, where x is +0: what a factor has to be there, next to a +0, for sums
+   to stay as they are. A sum is -0 where a product underflowed, and +0 would make it +0. */
+NN__KERNEL_INLINE NN__V NN__ID(minus)(NN__V x, int w) {
+    if (w == NN__WIDTH) return x;
+    return NN__BITS_OR(x, NN__PICK(~((1u << w) - 1u), NN__KBITS(0x80000000u)));
+}
+
 /* Columns [0, w) of B for a block of k as one panel [k][16], padded with zeros. */
 NN__KERNEL void NN__ID(pack_f32)(float *to, const float *b, const int32_t n[3],
                                  const ptrdiff_t bk[3], ptrdiff_t bj, int32_t w) {
@@ -7846,16 +7853,22 @@ NN__KERNEL void NN__ID(lanes_f32)(const nn__gemm *g) {
         }
 }
 #else
-/* w of 16 lanes of column j, from v on: the last ones, or all where k is not side by side. */
+/* w of 16 lanes of column j, from v on: the last ones, or all where k is not side by side. Others
+   are -0, see minus. */
 NN__TARGET NN__NOINLINE NN__V NN__ID(lane_part)(const nn__gemm *g, const float *b, int32_t k,
                                                 int32_t j, int32_t v, int32_t w) {
     float some[NN__LANES];
     int32_t l;
-    if (g->b_panels) return NN__ID(part)(b + j * g->bj * w, v, w);
-    if (g->bk[0] == 1) return NN__ID(part)(b + j * g->bj, v, w);
-    b = g->b + k * g->bk[0] + j * g->bj;
-    for (l = 0; l < w; l++) some[l] = b[l * g->bk[0]];
-    return NN__ID(part)(some, v, w);
+    if (v >= w) return NN__KBITS(0x80000000u);
+    if (g->b_panels) {
+        b += j * g->bj * w;
+    } else if (g->bk[0] == 1) {
+        b += j * g->bj;
+    } else {
+        for (l = 0; l < w; l++) some[l] = g->b[(k + l) * g->bk[0] + j * g->bj];
+        b = some;
+    }
+    return NN__ID(minus)(NN__LOAD(b + v, NN__LEFT(w - v)), NN__LEFT(w - v));
 }
 
 /* Sums in 16 lanes for a tile of rows and columns; vector v is v % NN__VECS of its column. */
@@ -8009,7 +8022,7 @@ NN__KERNEL void NN__ID(softmax_grad_f32)(float *dy, const float *y, int32_t n) {
     for (i = 0; i < n;)
         for (l = 0; l < NN__VECS && i < n; l++, i += NN__WIDTH) {
             int w = NN__LEFT(n - i);
-            lane[l] = NN__FMA(NN__LOAD(dy + i, w), NN__LOAD(y + i, w), lane[l]);
+            lane[l] = NN__FMA(NN__LOAD(dy + i, w), NN__ID(minus)(NN__LOAD(y + i, w), w), lane[l]);
         }
     sum = NN__SUM16(lane);
     for (i = 0; i < n; i += NN__WIDTH) {
