@@ -4,6 +4,7 @@ CC = cc
 CFLAGS = -O2
 # Most of the time of make test goes into compiling.
 TEST_CFLAGS = -O1
+JOBS := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
 PYTHON = python3
 STRICT =
 
@@ -19,7 +20,8 @@ help: ## this list
 demo: build/digits ## learn real digits, then two new ones on top, the way a device would
 	build/digits examples/data/digits.bin
 
-test: $(TESTS) ## everything that needs only a C compiler
+test: ## everything that needs only a C compiler
+	@$(MAKE) --no-print-directory -j$(JOBS) $(TESTS)
 	@sh tests/run.sh $(TESTS)
 
 check: ## everything; what a missing tool prevents is skipped, with STRICT=1 a failure
