@@ -1477,10 +1477,10 @@ static uint32_t nn__shuffled(uint64_t key, uint32_t i, uint32_t n) {
  */
 
 /* C[r][j] = sum over k of A[r][k] B[k][j] (+ bias[j]), k over n[2] x n[1] x n[0], rows over the
-   same of rows[], the first fastest. Strides are in floats; bk[0] is not 0. Columns are taken 16 at a time; those
-   from column c on begin at b + c * bc and c + c * cc. With b_panels (c_panels) the k strides of B
-   and b0 (the row strides of C and c0) count in widths of the panel, 16 or what is left: see
-   >>plan. */
+   same of rows[], the first fastest. Strides are in floats; bk[0] is not 0. Columns are taken 16 at
+   a time; those from column c on begin at b + c * bc and c + c * cc. With b_panels (c_panels) the k
+   strides of B and b0 (the row strides of C and c0) count in widths of the panel, 16 or what is
+   left: see >>plan. */
 typedef struct nn__gemm {
     const float *a, *b, *bias; /* bias NULL: none */
     float *c;
@@ -7653,7 +7653,7 @@ NN__KERNEL void NN__ID(rows_f32)(const nn__gemm *g, NN__ID(tile) * t, int vecs, 
             c = c1;
         }
         all -= rows;
-        if (rows > 1 && rows % 2) { /* the last two as a pair: one of them twice, which is as well */
+        if (rows > 1 && rows % 2) { /* the last two as a pair, so one of them twice: no harm */
             t->a[rows] = t->a[rows - 1];
             t->c[rows] = t->c[rows - 1];
             t->a[rows - 1] = t->a[rows - 2];
