@@ -202,6 +202,9 @@ static void train(void) {
     CHECK(same(weight, other, sizeof weight));
     nn_free(&twin);
 
+    CHECK(nn_digest(&m) != 0);
+    CHECK(nn_set_kernels(&m, "plain") == 0 && !strcmp(nn_kernels_name(&m), "plain"));
+    CHECK(nn_set_kernels(&m, NULL) == 0);
     CHECK(nn_snapshot_size(&m) <= sizeof kept);
     CHECK(nn_snapshot(&m, kept, sizeof kept) == 0);
     memset(&fit, 0, sizeof fit);
