@@ -160,8 +160,9 @@
    (x86, gcc and clang) or NEON (64-bit ARM). nn_build chooses by what the CPU has; no flag is
    needed but -O1 or more, and -march changes nothing. gcc for Windows cannot align vectors on its
    stack and gets the FMA instruction only: use clang there. Other compilers get plain C.
-   nn_kernels_name says which, nn_set_kernels forces others. Vector kernels take up to 64 KB of
-   stack, plain ones a few hundred bytes. One thread; two models are independent in two.
+   nn_kernels_name says which, nn_set_kernels forces others. A build that has vector kernels takes
+   up to 64 KB of stack to compute; what one without takes, make size prints. One thread; two models
+   are independent in two.
    Fastest: batches, numbers of outputs and channels that are multiples of 16, weights that fit
    into the second-level cache. fuse_update writes and reads no gradients.
 
@@ -626,8 +627,9 @@ NNDEF int nn_set(nn_model *m, const char *name, const float *values, size_t coun
 NNDEF int nn_get_grad(const nn_model *m, const char *name, float *out, size_t count);
 
 /* The kernels that the model computes with: "plain", "fma" (gcc for Windows), "avx2", "avx512" or
-   "neon". nn_build takes the fastest that this build has and this CPU can run; so does name NULL.
-   All give the same bits. */
+   "neon"; NULL without a model. nn_build takes the fastest that this build has and this CPU runs;
+   so does nn_set_kernels with name NULL. Others than those: NN_ERR_CALL, and nothing changes. All
+   give the same bits. */
 NNDEF const char *nn_kernels_name(const nn_model *m);
 NNDEF int nn_set_kernels(nn_model *m, const char *name);
 
@@ -3238,14 +3240,6 @@ static void nn__apply_act(const nn_model *m, const nn_cmd *c, float *y, size_t n
     NN__CALL(m, act, y, n, r->dim[2], r->act, slope);
 }
 
-/* Does the gradient of t only count as zero? Who asks makes it what it should be. */
-static int nn__take_stale(const nn_model *m, const nn_tensor *t) {
-    nn_tensor *own = &m->tensor[t->alias];
-    int stale = (own->flags & NN__STALE) != 0;
-    own->flags = (uint8_t)(own->flags & ~NN__STALE);
-    return stale;
-}
-
 #ifndef NN_NO_TRAIN
 static void nn__apply_act_grad(const nn_model *m, const nn_cmd *c, float *dy, const float *y,
                                size_t n) {
@@ -3256,12 +3250,22 @@ static void nn__apply_act_grad(const nn_model *m, const nn_cmd *c, float *dy, co
     NN__CALL(m, act_grad, dy, y, n, r->dim[2], r->act, slope);
 }
 
+/* Does the gradient of t only count as zero? Who asks makes it what it should be. */
+static int nn__take_stale(const nn_model *m, const nn_tensor *t) {
+    nn_tensor *own = &m->tensor[t->alias];
+    int stale = (own->flags & NN__STALE) != 0;
+    own->flags = (uint8_t)(own->flags & ~NN__STALE);
+    return stale;
+}
+
 /* Makes zero what only counts as zero. */
+static void nn__settle_one(const nn_model *m, const nn_tensor *t) {
+    if (nn__take_stale(m, t)) NN_MEMSET(nn__floats(m, t->grad), 0, 4 * (size_t)t->count);
+}
+
 static void nn__settle_grad(const nn_model *m) {
     uint32_t i;
-    for (i = 0; i < m->tensor_count; i++)
-        if (nn__take_stale(m, &m->tensor[i]))
-            NN_MEMSET(nn__floats(m, m->tensor[i].grad), 0, 4 * (size_t)m->tensor[i].count);
+    for (i = 0; i < m->tensor_count; i++) nn__settle_one(m, &m->tensor[i]);
 }
 
 /* The gradient of tensor k of a command's row, to add to; NULL: it does not train. With fuse_update
@@ -3272,7 +3276,7 @@ static float *nn__grad(const nn_model *m, const nn_cmd *c, int k) {
     int i = m->rows[c->row].op->fuses;
     if (!(t->flags & NN__IS_TRAINED)) return NULL;
     if (t->grad != NN_AT_NONE) {
-        if (nn__take_stale(m, t)) NN_MEMSET(nn__floats(m, t->grad), 0, 4 * (size_t)t->count);
+        nn__settle_one(m, t);
         return nn__floats(m, t->grad);
     }
     for (; i < k; i++) at += 4 * nn__tensor(m, c, i)->count;
@@ -3918,7 +3922,7 @@ static void nn__conv_pooled(const nn_model *m, nn__conv_pass *f, const nn_cmd *c
    fits; if not, every channel is a product of its own. */
 #define NN__DEPTH 64
 static int nn__is_wide_depthwise(const nn__conv *v) {
-    return v->depthwise && v->k * NN__DEPTH <= NN__ROOM;
+    return v->depthwise && v->k <= NN__ROOM / NN__DEPTH;
 }
 
 static void nn__depthwise_weights(const nn__conv *v, const float *w, int32_t c0, int32_t cols,
@@ -3940,8 +3944,8 @@ static void nn__conv2d_forward(nn_model *m, const nn_cmd *c) {
     int32_t c0, cols;
     nn__begin_conv(m, c, &f);
     map = (size_t)v->py * (size_t)v->px * (size_t)v->co;
+    f.v.depthwise = nn__is_wide_depthwise(v) && !v->pooled;
     for (s = 0; v->pooled && s < nn__samples(m); s++) {
-        f.v.depthwise = 0;
         nn__conv_pooled(m, &f, c, x, y, keep);
         x += (size_t)v->h * (size_t)v->w * (size_t)v->ci;
         y += map;
@@ -3951,7 +3955,6 @@ static void nn__conv2d_forward(nn_model *m, const nn_cmd *c) {
     step[0] = v->co;
     step[1] = (ptrdiff_t)v->ow * v->co;
     step[2] = (ptrdiff_t)map;
-    f.v.depthwise = nn__is_wide_depthwise(v);
     cols = v->depthwise ? NN__DEPTH : v->go;
     for (c0 = 0; c0 < v->co; c0 += cols) {
         cols = nn__min(cols, v->co - c0);
@@ -5693,9 +5696,8 @@ NNDEF int nn_get_grad(const nn_model *m, const char *name, float *out, size_t co
     if (err) return err;
     if (part != NN__PARAM || m->tensor[t].grad == NN_AT_NONE)
         return NN__FAIL(&m->opts, NN_ERR_CALL, "%s has no gradient (frozen, or fuse_update)", name);
-    if (nn__take_stale(m, &m->tensor[t]))
-        NN_MEMSET(nn__floats(m, m->tensor[t].grad), 0, 4 * (size_t)m->tensor[t].count);
-    nn__copy_out(m, &m->tensor[t], nn__part(m, &m->tensor[t], NN__GRADIENT), out);
+    if (m->tensor[m->tensor[t].alias].flags & NN__STALE) NN_MEMSET(out, 0, 4 * count);
+    else nn__copy_out(m, &m->tensor[t], nn__part(m, &m->tensor[t], NN__GRADIENT), out);
     return 0;
 }
 

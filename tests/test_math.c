@@ -2,7 +2,7 @@
    of the other stamps against those, the emulated fused multiply-adds and the integer square root
    against exact references, and one digest that every machine must reproduce.
 
-     test_math [stride]     every stride-th float; 1 is all (half an hour), the default takes 1 s
+     test_math [stride]     every stride-th float; 1 is all of them, which takes long
 
    TEST_SOFT_FMA uses the integer fma also where the target has an instruction. */
 
