@@ -920,7 +920,14 @@ static void nn__sync_folder(const char *path) {
 #pragma STDC FP_CONTRACT OFF
 #endif
 
-/* Around code that runs seldom: small is better than fast, for flash and for compile time. */
+/* Before a loop that clang would unroll for nothing. */
+#if defined(__clang__)
+#define NN__ROLLED _Pragma("clang loop unroll(disable)")
+#else
+#define NN__ROLLED
+#endif
+
+/* Around all but the kernels: small is better than fast, for flash and for compile time. */
 #if defined(__clang__) && defined(__OPTIMIZE__)
 #define NN__SMALL_BEGIN \
     _Pragma("clang attribute push(__attribute__((minsize)), apply_to = function)")
@@ -3193,7 +3200,6 @@ static int64_t nn__plan(nn_model *m, const nn__source *s, const nn_opts *given, 
     return total;
 }
 
-NN__SMALL_END
 /* >>ops -----------------------------------------------------------------------------------------
    One block an op, of one shape: formula and layout; shape (the only place that refuses); plan
    (scratch, what is kept for backward, what may be overwritten); forward; backward. Gradients of
@@ -5626,7 +5632,6 @@ NNDEF int nn_fit(nn_model *m, const nn_fit_opts *f) {
 }
 #endif
 
-NN__SMALL_BEGIN
 /* >>data ----------------------------------------------------------------------------------------
    Tensors by name, in PyTorch's order; snapshots; initial values. */
 
@@ -7637,12 +7642,15 @@ NN__KERNEL void NN__ID(rows_f32)(const nn__gemm *g, NN__ID(tile) * t, int vecs, 
         rows = tiles > 1 && most > 1 ? (left / tiles + 1) & ~1 : nn__min(left, most);
         left -= rows;
         tiles--;
-        for (r = 0; r < rows; r++) {
-            t->a[r] = a;
-            t->c[r] = c;
-            a += ar;
-            c += cr;
-            if (++i < first) continue;
+        for (r = 0; r < rows;) {
+            int32_t end = nn__min(rows, r + first - i);
+            i += end - r;
+            NN__ROLLED
+            for (; r < end; r++, a += ar, c += cr) {
+                t->a[r] = a;
+                t->c[r] = c;
+            }
+            if (i < first) continue;
             i = 0;
             a1 += g->ar[1];
             c1 += g->cr[1] * width;
@@ -7662,6 +7670,7 @@ NN__KERNEL void NN__ID(rows_f32)(const nn__gemm *g, NN__ID(tile) * t, int vecs, 
             t->c[rows - 1] = t->c[rows - 2];
             rows++;
         }
+        NN__ROLLED
         for (r = 0; NN__WIDTH > 1 && w && r < rows; r++) {
             to[r] = t->c[r];
             t->c[r] = edge + r * NN__LANES;
@@ -7669,6 +7678,7 @@ NN__KERNEL void NN__ID(rows_f32)(const nn__gemm *g, NN__ID(tile) * t, int vecs, 
         }
         NN__ID(tiles)[NN__TILE_AT(vecs) + rows / 2](t);
         t->ahead += step;
+        NN__ROLLED
         for (r = 0; NN__WIDTH > 1 && w && r < rows; r++) NN_MEMCPY(to[r], t->c[r], 4 * (size_t)w);
     }
 }
@@ -7686,18 +7696,21 @@ NN__KERNEL_INLINE NN__V NN__ID(minus)(NN__V x, int w) {
 }
 
 /* Columns [0, w) of B for a block of k as one panel [k][16], padded with zeros. */
-NN__KERNEL void NN__ID(pack_f32)(float *to, const float *b, const int32_t n[3],
-                                 const ptrdiff_t bk[3], ptrdiff_t bj, int32_t w) {
+NN__TARGET NN__NOINLINE void NN__ID(pack_f32)(float *to, const float *b, const int32_t n[3],
+                                              const ptrdiff_t bk[3], ptrdiff_t bj, int32_t w) {
     int32_t k2, k1, k0, j;
     for (k2 = 0; k2 < n[2]; k2++)
         for (k1 = 0; k1 < n[1]; k1++) {
             const float *p = b + k2 * bk[2] + k1 * bk[1];
             for (k0 = 0; bk[0] == 1 && w == NN__LANES && k0 + 4 <= n[0]; k0 += 4, p += 4, to += 64)
+                NN__ROLLED
                 for (j = 0; j < NN__LANES; j += 4)
                     NN__TRANSPOSE4(to + j, NN__LANES, p + j * bj, bj);
+            NN__ROLLED
             for (; k0 < n[0]; k0++, p += bk[0], to += NN__LANES) {
                 for (j = 0; bj == 1 && j < NN__LANES; j += NN__WIDTH)
                     NN__STORE(to + j, NN__ID(part)(p, j, w), NN__WIDTH);
+                NN__ROLLED
                 for (; j < NN__LANES; j++) to[j] = j < w ? p[j * bj] : 0.0f;
             }
         }
@@ -7825,6 +7838,7 @@ NN__KERNEL void NN__ID(channels_f32)(const nn__gemm *g) {
                         for (k1 = 0; k1 < g->n[1]; k1++) {
                             const float *x = a + col + k2 * g->ak[2] + k1 * g->ak[1];
                             const float *b = g->b + g->b0 + col + k2 * g->bk[2] + k1 * g->bk[1];
+                            NN__ROLLED
                             for (k0 = 0; k0 < g->n[0]; k0++, x += g->ak[0], b += g->bk[0])
                                 s = NN__FMA(NN__LOAD(x, w), NN__LOAD(b, w), s);
                         }
@@ -7867,6 +7881,7 @@ NN__TARGET NN__NOINLINE NN__V NN__ID(lane_part)(const nn__gemm *g, const float *
     } else if (g->bk[0] == 1) {
         b += j * g->bj;
     } else {
+        NN__ROLLED
         for (l = 0; l < w; l++) some[l] = g->b[(k + l) * g->bk[0] + j * g->bj];
         b = some;
     }
@@ -7889,6 +7904,7 @@ NN__TARGET NN__NOINLINE NN__V NN__ID(lane_part)(const nn__gemm *g, const float *
 #define NN__L_STORE(r, n)                            \
     {                                                \
         NN__V s[] = { NN__C##n(NN__L_LIST, r) };     \
+        NN__ROLLED                                   \
         for (w = 0; w < n / NN__VECS; w++) {         \
             float sum = NN__SUM16(s + w * NN__VECS); \
             if (g->bias) sum = sum + g->bias[j + w]; \
@@ -7904,6 +7920,7 @@ NN__TARGET NN__NOINLINE NN__V NN__ID(lane_part)(const nn__gemm *g, const float *
         int32_t k = 0, w;                                                                          \
         NN__R##rows(NN__L_ROW, vecs)                                                               \
             NN__R##rows(NN__T_ZERO, vecs) if (g->b_panels || g->bk[0] == 1) {                      \
+            NN__ROLLED                                                                             \
             for (; k + NN__LANES <= g->n[0]; k += NN__LANES, b += step) {                          \
                 NN__C##vecs(NN__L_B, 0) NN__R##rows(NN__L_FMA, vecs)                               \
             }                                                                                      \
@@ -8034,6 +8051,15 @@ NN__KERNEL void NN__ID(softmax_grad_f32)(float *dy, const float *y, int32_t n) {
     }
 }
 
+NN__TARGET NN__NOINLINE void NN__ID(relu_grad_f32)(float *dy, const float *y, size_t n) {
+    size_t i;
+    for (i = 0; i < n; i += NN__WIDTH) {
+        int w = NN__LEFT(n - i);
+        NN__V d = NN__LOAD(dy + i, w);
+        NN__STORE(dy + i, NN__SEL_GT(NN__LOAD(y + i, w), NN__KBITS(0), d, NN__KBITS(0)), w);
+    }
+}
+
 NN__KERNEL void NN__ID(act_grad_f32)(float *dy, const float *y, size_t n, int32_t width, int act,
                                      float slope) {
     size_t i;
@@ -8041,12 +8067,10 @@ NN__KERNEL void NN__ID(act_grad_f32)(float *dy, const float *y, size_t n, int32_
         for (i = 0; i < n; i += (size_t)width) NN__ID(softmax_grad_f32)(dy + i, y + i, width);
         return;
     }
-    for (i = 0; act == NN_RELU && i < n; i += NN__WIDTH) {
-        int w = NN__LEFT(n - i);
-        NN__V d = NN__LOAD(dy + i, w);
-        NN__STORE(dy + i, NN__SEL_GT(NN__LOAD(y + i, w), NN__KBITS(0), d, NN__KBITS(0)), w);
+    if (act == NN_RELU) {
+        NN__ID(relu_grad_f32)(dy, y, n);
+        return;
     }
-    if (act == NN_RELU) return;
     for (i = 0; i < n; i += NN__WIDTH) {
         int w = NN__LEFT(n - i);
         NN__V v = NN__LOAD(y + i, w), d = NN__LOAD(dy + i, w), z;
