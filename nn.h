@@ -17,7 +17,8 @@
      Part 3, implementation  >>platform >>util >>math >>random >>dispatch >>fields >>rows >>text
                              >>plan >>ops >>losses >>optim >>run >>fit >>data >>file >>debug
                              >>stamps
-     Part 4, kernels         >>vector >>transcendental >>gemm >>elementwise >>updates >>end
+     Part 4, kernels         >>vector >>transcendental >>gemm >>elementwise >>cells >>updates
+                             >>end
 
    >>quickstart ----------------------------------------------------------------------------------
 
@@ -80,6 +81,12 @@
      NN_FLATTEN         flatten  order
      NN_ADD             add      act slope   (with names the other operands)
      NN_ACTIVATION      act      act slope
+     NN_EMBEDDING       embedding  vocab units pad_id mask             weight [vocab,units]
+     NN_LSTM            lstm     units layers bidirectional last rate  weight_ih_l0 [4 units,in]
+                                 no_bias one_bias                      weight_hh_l0 [4 units,units]
+                                                                       bias_ih_l0 bias_hh_l0
+     NN_GRU             gru      the same, reset_before                the same, 3 units
+     NN_RNN             rnn      the same as lstm, act                 the same, 1 units
 
    Every row also takes name, from and share; rows with tensors take lr and no_decay.
 
@@ -100,6 +107,20 @@
                  row's weights were trained on channels first
      add         sum of inputs of one shape, in the order from, with...
      softmax     over the last dimension
+     embedding   y[t] = weight[id[t]], from an input with type = NN_I32 and shape {T}: [T,units]
+     lstm        i, f, o = s(.), g = tanh(.) of W_ih x + b_ih + b_hh + W_hh h, in the order i, f, g,
+                 o; c = f c + i g, h = o tanh(c). From [T,N] to all h, [T,units], or with last the
+                 last one, [units]
+     gru         r, z = s(W_ih x + b_ih + W_hh h + b_hh), n = tanh(W_in x + b_in + r (W_hn h +
+                 b_hn)), h = n + z (h - n), in the order r, z, n; reset_before: n = tanh(W_in x +
+                 b_in + W_hn (r h))
+     rnn         h = act(W_ih x + b_ih + b_hh + W_hh h), tanh or relu
+
+   Layers and directions have tensors of their own, named as PyTorch's: _l0, _l0_reverse, _l1.
+   bidirectional gives [T,2 units], forward's elements first; last then has the state after the last
+   step and backward's after the first. Sequences of several lengths: nn_set_lengths, or an
+   embedding's mask; both also reach rows above through all that keeps steps steps (not convolutions
+   and pools). Streams, one step at a time: opts.steps = 1, opts.stateful, nn_step.
 
    3. Losses, from logits
 
@@ -123,6 +144,8 @@
      NN_INIT_PYTORCH   weight and bias uniform in +-1 / sqrt(fan_in)
      NN_INIT_KERAS     weight uniform in +-sqrt(6 / (fan_in + fan_out)), bias zero
      batchnorm         weight 1, bias 0, running_mean 0, running_var 1
+     lstm, gru, rnn    NN_INIT_PYTORCH: all uniform in +-1 / sqrt(units)
+     embedding         uniform of variance 1; NN_INIT_KERAS: uniform in +-0.05
 
    6. Fine-tuning
 
@@ -152,7 +175,8 @@
    compare those. Sums over k run from first to last, from +0; the bias is added last. A dense row
    with fewer than 16 outputs (or, for its input gradient, fewer than 16 inputs) and sums along a
    vector (softmax, losses) use 16 partial sums, element i in number i mod 16, joined as halves: 8,
-   4, 2, 1. Sums over samples and positions run in index order.
+   4, 2, 1. Sums over samples and positions run in index order; for the weights of lstm, gru and rnn
+   sample by sample, each from its last step to its first, and never in 16 partial sums.
 
    9. Speed
 
@@ -203,7 +227,7 @@
      input x - shape=32,32,3 type=u8; conv2d c1 x units=32 kernel=3,3
 
    with ops called as after NN_, in lower case (conv2d, activation), the field names above as keys,
-   several values joined by commas, names for type (f32, u8), order (hwc, chw) and act (linear,
+   several values joined by commas, names for type (f32, u8, i32), order (hwc, chw) and act (linear,
    relu, leaky_relu, sigmoid, tanh, softmax), and reals as decimals or, exactly, as x and the eight
    hex digits of their bits; files hold only the latter. '-' stands for no input. share=name works
    as in rows. Keys beginning with '_' are ignored.
@@ -315,7 +339,7 @@ enum {
 
 /* Element types of an input row, activations, orders, losses and optimizers. The first of each is
    what zero means. */
-enum { NN_F32 = 0, NN_U8 = 1 };
+enum { NN_F32 = 0, NN_U8 = 1, NN_I32 = 2 };
 enum { NN_HWC = 0, NN_CHW = 1 };
 enum { NN_LINEAR = 0, NN_RELU, NN_LEAKY_RELU, NN_SIGMOID, NN_TANH, NN_SOFTMAX };
 enum { NN_NO_LOSS = 0, NN_MSE, NN_BCE, NN_CROSS_ENTROPY };
@@ -338,16 +362,18 @@ typedef struct nn_layer {
     const char *with;  /* names of further inputs, separated by spaces (add); NULL: none */
     const char *share; /* use that row's tensors of the same suffix and shape; NULL: own tensors */
 
-    int32_t shape[3];  /* input: {H,W,C} or {N}; unused dimensions are zero */
-    int32_t type;      /* input: NN_F32 (0) or NN_U8 */
+    int32_t shape[3];  /* input: {H,W,C}, {T,C} or {N}; unused dimensions are zero */
+    int32_t type;      /* input: NN_F32 (0), NN_U8, or NN_I32: ids for an embedding, {T} */
     int32_t order;     /* NN_HWC (0) or NN_CHW. input: how the caller's samples lie; flatten: the
                           order in which the weights of the next row count their inputs */
     float scale;       /* input: y = (x * scale - mean[c]) / std[c]; 0: 1 */
     float mean[4];     /* input: by channel; 0: none. Needs at most 4 channels */
     float std[4];      /* input: by channel; 0: 1 */
 
-    int32_t units;     /* dense: outputs; conv2d: output channels. Required */
-    int32_t act;       /* activation after the row: NN_LINEAR (0), NN_RELU, ... */
+    int32_t units;     /* dense: outputs; conv2d: output channels; embedding: elements of a
+                          vector; lstm, gru, rnn: elements of the state. Required */
+    int32_t act;       /* activation after the row: NN_LINEAR (0), NN_RELU, ...; rnn: inside,
+                          NN_TANH (also 0) or NN_RELU */
     float slope;       /* NN_LEAKY_RELU's slope for x <= 0; 0: 0.01 */
     int32_t kernel[2]; /* height, width; a zero width: the height. Required for conv2d and pools */
     int32_t stride[2]; /* 0: 1 for conv2d, the kernel's size for pools; a zero second one: the
@@ -355,17 +381,32 @@ typedef struct nn_layer {
     int32_t dilation[2]; /* 0: 1; a zero second one: the first */
     int32_t pad[4];      /* top, left, bottom, right; 0: none */
     int32_t groups;      /* conv2d: 0: 1. groups == input channels is a depthwise convolution */
-    int32_t no_bias;     /* dense, conv2d: 1: no bias */
+    int32_t no_bias;     /* dense, conv2d, lstm, gru, rnn: 1: no bias */
     float eps;           /* batchnorm: added to the variance; 0: 1e-5 */
     float momentum;      /* batchnorm: weight of the new batch in the running statistics, as
                             PyTorch's (Keras' 0.99 is 0.01 here); 0: 0.1 */
     int32_t biased;      /* batchnorm: running variance from 0: n - 1 (PyTorch), 1: n (Keras) */
-    float rate;          /* dropout: probability of dropping, 0 < rate < 1. Required */
+    float rate;          /* probability of dropping, 0 < rate < 1. dropout: required; lstm, gru,
+                            rnn: between layers, 0: none */
     int32_t count_pad;   /* avgpool2d: 1: padding counts in the mean (PyTorch's default); 0: it
                             does not */
+    int32_t vocab;       /* embedding: rows of the table: ids are 0 to vocab - 1. Required */
+    int32_t pad_id;      /* embedding: NN_ID(id): the vector of this id gets no gradient, as
+                            PyTorch's padding_idx; 0: none */
+    int32_t mask;        /* embedding: 1: lstm, gru and rnn skip the steps that hold pad_id, as
+                            Keras' mask_zero */
+    int32_t layers;      /* lstm, gru, rnn: stacked ones; 0: 1 */
+    int32_t bidirectional; /* lstm, gru, rnn: 1: a second one from the last step to the first; the
+                            outputs are forward's, then backward's */
+    int32_t last;        /* lstm, gru, rnn: 1: only the last state, [N]; 0: all steps, [T,N] */
+    int32_t one_bias;    /* lstm, gru, rnn: 1: no bias_hh (Keras); 0: two biases (PyTorch) */
+    int32_t reset_before; /* gru: 1: the reset gate acts before the product (Keras'
+                             reset_after=False); 0: behind it (PyTorch) */
     float lr;            /* factor on the learning rate of this row; 0: 1 */
     int32_t no_decay;    /* 1: no weight decay on this row */
 } nn_layer;
+
+#define NN_ID(id) ((id) + 1) /* for nn_layer.pad_id, where 0 is an id and none must be told apart */
 
 /* Called by nn_train and nn_fit between backward and update (nn_update does not: there nn_flat_grad
    is at hand) with all gradients as one flat array (order opaque, equal for
@@ -402,6 +443,12 @@ typedef struct nn_opts {
     int32_t fuse_update; /* 1: weights change during backward and no gradient is kept (the least
                             memory); refused where something needs the gradient */
     int32_t input_grad;  /* 1: nn_backward can return the gradient of the input */
+    int32_t steps;       /* length T of sequences to plan for, instead of the input row's; 1: for
+                            nn_step. 0: as the row says */
+    int32_t stateful;    /* 1: lstm, gru and rnn begin with the state that the last call (of
+                            nn_infer, nn_step, nn_train, nn_forward) left, sample by sample of the
+                            batch, until nn_reset; training is then truncated backpropagation
+                            through time. 0: with zeros */
     int32_t in_place;    /* 1: tensors that do not train are used where they lie, in opts.weights
                             or in the file image given to nn_load, which then outlives the model;
                             0: copied */
@@ -441,7 +488,9 @@ typedef struct nn_row {
     uint16_t tensor;  /* first tensor: index into the list of tensors */
     uint16_t act_row; /* row whose slope the activation reads (itself, or one folded into it) */
     uint16_t fused;   /* max pool done inside this convolution, or its own index */
-    uint32_t flags;   /* NN__TRAINS and so on, see >>plan */
+    uint16_t masked;  /* 0: every step counts; 1: those within a sample's length; 2 + k: of those,
+                         the ones that do not hold the pad_id of embedding row k */
+    uint16_t flags;   /* NN__TRAINS and so on, see >>plan */
 } nn_row;
 
 /* A parameter or running statistic. dim is PyTorch's shape; the memory layout is opaque. */
@@ -477,6 +526,9 @@ struct nn_model {
     uint32_t state_offset, state_count;
     uint32_t moves_end;      /* tensors that training changes end here */
     uint32_t loss_offset;    /* float[batch], the loss of every sample */
+    uint32_t carry_offset;   /* float[batch][carry_size]: the states of a stateful model */
+    int32_t carry_size;      /* floats of a sample's states */
+    const int32_t *lengths;  /* the caller's, see nn_set_lengths */
     int32_t micro;           /* samples the buffers hold; less than opts.batch under a budget */
     int32_t in_size, out_size; /* elements of one sample's input and output */
     uint64_t step;           /* updates done */
@@ -503,6 +555,7 @@ struct nn_model {
         uint64_t step;           /* of the masks */
         int has_grad;            /* nn_backward was called since the gradients were zeroed */
         int forward_done;        /* 1: nn_forward was called, 2: with a target */
+        int carries;             /* states go on from those of the last call */
     } run;
 };
 
@@ -510,6 +563,7 @@ struct nn_model {
 typedef struct nn_fit_opts {
     const void *x;        /* [n] samples of the input row's type and shape (of row from's output,
                              float) */
+    const int32_t *lengths, *lengths_val; /* of x and x_val, see nn_set_lengths; NULL: all T */
     const void *y;        /* [n] targets: float[outputs] for MSE and BCE, int32_t labels for
                              cross-entropy */
     int32_t n;
@@ -577,6 +631,24 @@ NNDEF int nn_infer(nn_model *m, const void *x, float *y, int n);
    trunk can so be computed once and kept. out, features: [n][elements of the row]. */
 NNDEF int nn_infer_to(nn_model *m, const char *row, const void *x, float *out, int n);
 NNDEF int nn_infer_from(nn_model *m, const char *row, const float *features, float *y, int n);
+
+/* Lengths of sequences: lengths[i], from 0 to T, is that of sample i of the x of the calls that
+   follow (nn_fit has its own). lstm, gru and rnn skip the steps behind it: the state stays, outputs
+   there are 0, as for PyTorch's packed sequences. What x holds there does not matter, but must be
+   finite and ids in range. The array must stay until it is replaced; NULL: all T. */
+NNDEF int nn_set_lengths(nn_model *m, const int32_t *lengths);
+
+/* One more step of n <= opts.batch streams: x[n] are samples of one step, y[n][out_size] their
+   outputs, the same bits as a whole sequence gives. For models built with opts.steps 1 and
+   opts.stateful. */
+NNDEF int nn_step(nn_model *m, const void *x, float *y, int n);
+
+/* States of a stateful model: to zero; how many floats a sample has (for every lstm, gru and rnn,
+   layer and direction: h, and c of an lstm); and copies of those of the first n samples. */
+NNDEF int nn_reset(nn_model *m);
+NNDEF size_t nn_state_size(const nn_model *m);
+NNDEF int nn_get_state(const nn_model *m, float *out, int n);
+NNDEF int nn_set_state(nn_model *m, const float *states, int n);
 
 /* Loss and right answers over n samples as inference computes them, in m->loss and m->correct. */
 NNDEF int nn_eval(nn_model *m, const void *x, const void *target, int n);
@@ -705,7 +777,10 @@ typedef struct nn_shape {
     int32_t inputs;
     const nn_row *in[8];   /* the rows read */
     nn_row *out;           /* dim and ndim to fill in; act is what the row asks for */
-    int32_t tensors;       /* out: how many of the op's suffixes the row has, from the first */
+    int32_t set, sets;     /* set: which layer and direction is asked for; out: how many there are,
+                              0: 1. Called once for each */
+    int32_t tensors;       /* out: how many of the op's suffixes a set has, from the first */
+    int32_t state;         /* out: floats of a sample's state that a set carries to the next call */
     int32_t dim[4][4];     /* out: their shapes */
     uint8_t tensor_ndim[4];
     uint8_t panels[4];     /* out: 1: stored in panels of 16 outputs, see >>plan */
@@ -760,6 +835,10 @@ NN__OP(nn_op_dropout)
 NN__OP(nn_op_flatten)
 NN__OP(nn_op_add)
 NN__OP(nn_op_activation)
+NN__OP(nn_op_embedding)
+NN__OP(nn_op_lstm)
+NN__OP(nn_op_gru)
+NN__OP(nn_op_rnn)
 #define NN_INPUT (&nn_op_input)
 #define NN_DENSE (&nn_op_dense)
 #define NN_CONV2D (&nn_op_conv2d)
@@ -771,6 +850,10 @@ NN__OP(nn_op_activation)
 #define NN_FLATTEN (&nn_op_flatten)
 #define NN_ADD (&nn_op_add)
 #define NN_ACTIVATION (&nn_op_activation)
+#define NN_EMBEDDING (&nn_op_embedding)
+#define NN_LSTM (&nn_op_lstm)
+#define NN_GRU (&nn_op_gru)
+#define NN_RNN (&nn_op_rnn)
 
 /* For ops of one's own: the place of an offset of a command (NULL for NN_AT_NONE), and an error of
    shape. */
@@ -999,10 +1082,11 @@ static void nn__memset(void *to, int value, size_t n) {
 
 #define NN__LANES 16 /* of ordered sums along a vector; part of the meaning of results */
 #define NN__ROW_BYTES \
-    184              /* sizeof(nn_layer) with 64-bit pointers: rows in a block count as these */
+    216              /* sizeof(nn_layer) with 64-bit pointers: rows in a block count as these */
 #define NN__TEXT 192 /* bytes of a sentence, at most */
 #define NN__NAME_MAX 127
 #define NN__ROWS_MAX 9999
+#define NN__LAYERS_MAX 31 /* so that sets of tensors are counted in 6 bits */
 
 typedef char nn__check_row_size[sizeof(void *) == 8 ? (sizeof(nn_layer) == NN__ROW_BYTES ? 1 : -1)
                                                     : (sizeof(nn_layer) <= NN__ROW_BYTES ? 1 : -1)];
@@ -1550,6 +1634,11 @@ typedef struct nn__step {
     X(void, uniform, (float *p, const nn_tensor *t, int32_t groups, uint64_t key, float bound))    \
     /* 0 where 24 random bits are below, else x * scale */                                         \
     X(void, drop, (float *y, const float *x, size_t n, uint64_t key, uint32_t below, float scale)) \
+    /* z: i, f, g, o before and after their activation, n each; c, h from them and c0 */           \
+    X(void, lstm, (float *z, float *h, float *c, const float *c0, int32_t n))                      \
+    /* z: r, z, n before and after, n each; q: what h0 adds to them; h from them and h0 */         \
+    X(void, gru_gates, (float *z, const float *q, float *rh, const float *h0, int32_t n))          \
+    X(void, gru, (float *z, const float *q, float *h, const float *h0, int32_t n, int reset))      \
     NN__TRAINING_KERNELS(X)                                                                        \
     /* loss of one sample; grad NULL: value only; scale multiplies the gradient */                 \
     X(float, mse, (float *grad, const float *y, const float *t, int32_t n, float scale))           \
@@ -1568,6 +1657,14 @@ typedef struct nn__step {
       (float *to, const float *b, const int32_t n[3], const ptrdiff_t bk[3], ptrdiff_t bj,         \
        int32_t w))                                                                                 \
     X(void, unpool, (const nn__pool *p))                                                           \
+    /* from the gates to the gradients before their activation; dh and dc: to those of h0, c0, but \
+       for what comes through the product */                                                       \
+    X(void, lstm_grad,                                                                             \
+      (float *z, float *dh, float *dc, const float *c, const float *c0, int32_t n))                \
+    X(void, gru_grad,                                                                              \
+      (float *z, float *q, float *dh, const float *h0, int32_t n, int reset))                      \
+    X(void, gru_reset_grad,                                                                        \
+      (float *z, float *rh, float *dh, const float *drh, const float *h0, int32_t n))              \
     /* dy *= act'(x), from y = act(x) */                                                           \
     X(void, act_grad, (float *dy, const float *y, size_t n, int32_t width, int act, float slope))  \
     /* mean and biased variance by channel */                                                      \
@@ -1676,6 +1773,14 @@ enum { NN__INT, NN__SMALL, NN__FLAG, NN__REAL, NN__POSITIVE, NN__TYPE, NN__ORDER
     X(BIASED, biased, 1, NN__FLAG)         \
     X(RATE, rate, 1, NN__POSITIVE)         \
     X(COUNT_PAD, count_pad, 1, NN__FLAG)   \
+    X(VOCAB, vocab, 1, NN__INT)            \
+    X(PAD_ID, pad_id, 1, NN__INT)          \
+    X(MASK, mask, 1, NN__FLAG)             \
+    X(LAYERS, layers, 1, NN__SMALL)        \
+    X(BIDIRECTIONAL, bidirectional, 1, NN__FLAG) \
+    X(LAST, last, 1, NN__FLAG)             \
+    X(ONE_BIAS, one_bias, 1, NN__FLAG)     \
+    X(RESET_BEFORE, reset_before, 1, NN__FLAG) \
     X(LR, lr, 1, NN__POSITIVE)             \
     X(NO_DECAY, no_decay, 1, NN__FLAG)
 
@@ -1701,7 +1806,7 @@ static const nn__field nn__fields[] = {
 
 /* The names of a kind's values, in the order of their enum; NULL for kinds without. */
 static const char *nn__value_names(int kind) {
-    if (kind == NN__TYPE) return "f32 u8";
+    if (kind == NN__TYPE) return "f32 u8 i32";
     if (kind == NN__ORDER) return "hwc chw";
     if (kind == NN__ACT) return "linear relu leaky_relu sigmoid tanh softmax";
     return NULL;
@@ -1778,6 +1883,17 @@ static int nn__check_fields(const nn_opts *o, const nn_layer *rows, uint32_t i) 
 /* >>rows ----------------------------------------------------------------------------------------
    Names of rows and tensors, and the patterns of nn_opts.train. Uses >>fields. */
 
+/* nn_op.role: what the planner may do with a row. */
+enum {
+    NN__PLAIN,
+    NN__INPUT_ROLE,
+    NN__CONV_ROLE,
+    NN__POOL_ROLE,
+    NN__ACT_ROLE,
+    NN__EMBEDDING_ROLE,
+    NN__RECURRENT_ROLE
+};
+
 static uint32_t nn__count_rows(const nn_layer *rows) {
     uint32_t n = 0;
     while (n <= 0xffff && rows[n].op) n++;
@@ -1849,14 +1965,20 @@ static const char *nn__nth_word(const char *list, int k, size_t *n) {
     return word;
 }
 
-/* The name of tensor t: row and suffix. */
+/* The name of tensor t: row and suffix, and PyTorch's layer and direction. */
 static void nn__put_tensor_name(nn__text *out, const nn_model *m, uint32_t t) {
     const nn_tensor *tensor = &m->tensor[t];
+    const nn_layer *row = &m->rows[tensor->row];
+    int set = tensor->suffix >> 2, ways = row->bidirectional + 1;
     size_t n;
-    const char *suffix = nn__nth_word(m->rows[tensor->row].op->suffixes, tensor->suffix, &n);
+    const char *suffix = nn__nth_word(row->op->suffixes, tensor->suffix & 3, &n);
     nn__put_name(out, m->rows, tensor->row);
     nn__put(out, ".", 1);
     nn__put(out, suffix, n);
+    if (row->op->role != NN__RECURRENT_ROLE) return;
+    nn__puts(out, "_l");
+    nn__putd(out, set / ways);
+    if (set % ways) nn__puts(out, "_reverse");
 }
 
 /* Index of the tensor named name[0..n), or -1. */
@@ -1880,7 +2002,7 @@ static int32_t nn__find_tensor(const nn_model *m, const char *name, size_t n) {
 #ifndef NN_OPS
 #define NN_OPS                                                                                 \
     NN_INPUT, NN_DENSE, NN_CONV2D, NN_MAXPOOL2D, NN_AVGPOOL2D, NN_GLOBALAVGPOOL, NN_BATCHNORM, \
-        NN_DROPOUT, NN_FLATTEN, NN_ADD, NN_ACTIVATION
+        NN_DROPOUT, NN_FLATTEN, NN_ADD, NN_ACTIVATION, NN_EMBEDDING, NN_LSTM, NN_GRU, NN_RNN
 #endif
 
 static const nn_op *nn__find_op(const char *name) {
@@ -2227,9 +2349,6 @@ enum { /* nn_tensor.flags; no space bit: in the block */
 };
 enum { NN__CANONICAL, NN__PANELS }; /* nn_tensor.layout */
 
-/* nn_op.role: what the planner may do with a row. */
-enum { NN__PLAIN, NN__INPUT_ROLE, NN__CONV_ROLE, NN__POOL_ROLE, NN__ACT_ROLE };
-
 typedef struct nn__buffer {
     int64_t size;
     int32_t first, last; /* commands of its life; last < 0: unused */
@@ -2352,12 +2471,12 @@ static int nn__plan_names(nn__planner *p) {
     return 0;
 }
 
-/* Adds the tensors that the op declared in s for row i. */
+/* Adds the tensors that the op declared in s for a set of row i. */
 static int nn__plan_tensors(nn__planner *p, uint32_t i, const nn_shape *s) {
     nn_model *m = p->m;
     int k, d;
-    m->row[i].tensor = (uint16_t)m->tensor_count;
-    m->row[i].tensors = (uint8_t)s->tensors;
+    if (!s->set) m->row[i].tensor = (uint16_t)m->tensor_count;
+    m->row[i].tensors = (uint8_t)(m->row[i].tensors + s->tensors);
     for (k = 0; k < s->tensors; k++) {
         nn_tensor *t = &m->tensor[m->tensor_count];
         int64_t count = 1;
@@ -2372,7 +2491,7 @@ static int nn__plan_tensors(nn__planner *p, uint32_t i, const nn_shape *s) {
         t->row = (uint16_t)i;
         t->alias = (uint16_t)m->tensor_count++;
         t->ndim = s->tensor_ndim[k];
-        t->suffix = (uint8_t)k;
+        t->suffix = (uint8_t)(4 * s->set + k);
         t->layout = s->panels[k] ? NN__PANELS : NN__CANONICAL;
         t->grad = t->state = NN_AT_NONE;
         if (m->rows[i].op->running && k >= m->rows[i].op->running) t->flags = NN__RUNNING;
@@ -2416,35 +2535,73 @@ static int nn__plan_share(nn__planner *p, uint32_t i) {
     return 0;
 }
 
+/* Shape and tensors of row i. */
+static int nn__plan_shape(nn__planner *p, uint32_t i) {
+    nn_model *m = p->m;
+    nn_row *r = &m->row[i];
+    nn_shape s;
+    int64_t state = 0;
+    int err = 0, k;
+    NN_MEMSET(&s, 0, sizeof s);
+    s.row = &m->rows[i];
+    s.inputs = r->inputs;
+    s.out = r;
+    s.planner = p;
+    s.sets = 1;
+    for (k = 0; k < r->inputs; k++) s.in[k] = &m->row[m->input[r->input + k]];
+    for (; s.set < s.sets && !err; s.set++) {
+        err = m->rows[i].op->shape(&s);
+        if (!err && nn__times(nn__times(r->dim[0], r->dim[1]), r->dim[2]) >= (int64_t)1 << 30)
+            err = NN__FAIL(p->o, NN_ERR_ROW, "%R: its output has 2^30 elements or more", m->rows,
+                           i);
+        if (!err &&
+            (s.tensors < 0 || s.tensors > 4 || s.tensors > nn__count_words(s.row->op->suffixes)))
+            err = NN__FAIL(p->o, NN_ERR_ROW, "%R: its op declares %d tensors", m->rows, i,
+                           (int)s.tensors);
+        if (!err) err = nn__plan_tensors(p, i, &s);
+        state += s.state;
+    }
+    if (!p->o->stateful || err) return err;
+    if (m->carry_size + state >= (int64_t)1 << 30)
+        return NN__FAIL(p->o, NN_ERR_ROW, "%R: the states have 2^30 elements or more", m->rows, i);
+    m->carry_size += (int32_t)state;
+    return 0;
+}
+
+/* What lengths and pad ids say of a row's steps: as long as steps stay steps. */
+static int nn__plan_mask(nn__planner *p, uint32_t i) {
+    nn_model *m = p->m;
+    nn_row *r = &m->row[i], *in;
+    int role = m->rows[i].op->role;
+    if (role == NN__INPUT_ROLE) {
+        r->masked = r->ndim == 2 || m->rows[i].type == NN_I32;
+        return 0;
+    }
+    in = &m->row[m->input[r->input]];
+    if (m->rows[m->input[r->input]].op->role == NN__INPUT_ROLE &&
+        m->rows[m->input[r->input]].type == NN_I32 && role != NN__EMBEDDING_ROLE)
+        return NN__FAIL(p->o, NN_ERR_ROW, "%R: reads ids, which only an embedding can", m->rows, i);
+    if (role == NN__CONV_ROLE || role == NN__POOL_ROLE || r->ndim != 2) return 0;
+    if (role == NN__EMBEDDING_ROLE) r->masked = (uint16_t)(m->rows[i].mask ? 2 + i : 1);
+    else if (in->ndim == 2 && in->dim[1] == r->dim[1]) r->masked = in->masked;
+    return 0;
+}
+
 static int nn__plan_shapes(nn__planner *p) {
     nn_model *m = p->m;
     uint32_t i;
-    int k, err;
+    int err;
+    m->carry_size = 0;
     for (i = 0; i < m->row_count; i++) {
         nn_row *r = &m->row[i];
-        nn_shape s;
-        int64_t size;
-        NN_MEMSET(&s, 0, sizeof s);
-        s.row = &m->rows[i];
-        s.inputs = r->inputs;
-        s.out = r;
-        s.planner = p;
-        for (k = 0; k < r->inputs; k++) s.in[k] = &m->row[m->input[r->input + k]];
         r->act = (uint8_t)m->rows[i].act;
         r->act_row = r->fused = (uint16_t)i;
         if (r->act != NN_LEAKY_RELU && m->rows[i].slope != 0)
             return NN__FAIL(p->o, NN_ERR_ROW, "%R: a slope without leaky_relu", m->rows, i);
         r->dim[0] = r->dim[1] = r->dim[2] = 1;
-        err = m->rows[i].op->shape(&s);
+        err = nn__plan_shape(p, i);
         if (err) return err;
-        if (s.tensors < 0 || s.tensors > 4 || s.tensors > nn__count_words(m->rows[i].op->suffixes))
-            return NN__FAIL(p->o, NN_ERR_ROW, "%R: its op declares %d tensors", m->rows, i,
-                            (int)s.tensors);
-        size = nn__times(nn__times(r->dim[0], r->dim[1]), r->dim[2]);
-        if (size >= (int64_t)1 << 30)
-            return NN__FAIL(p->o, NN_ERR_ROW, "%R: its output has 2^30 elements or more", m->rows,
-                            i);
-        err = nn__plan_tensors(p, i, &s);
+        err = nn__plan_mask(p, i);
         if (!err && m->rows[i].share) err = nn__plan_share(p, i);
         if (err) return err;
     }
@@ -2864,6 +3021,7 @@ static int64_t nn__plan_block(nn__planner *p, int64_t at) {
         m->state_count += m->tensor[i].count * (uint32_t)states;
     }
     m->loss_offset = nn__put_floats(&at, p->o->loss ? p->o->batch : 0, 4);
+    m->carry_offset = nn__put_floats(&at, nn__times(m->carry_size, p->o->batch), 4);
     at = nn__round_up(at, p->arena >= 4096 ? 64 : NN_ALIGNMENT);
     for (i = 0; i < m->tensor_count; i++) {
         const nn_tensor *own = &m->tensor[m->tensor[i].alias];
@@ -2921,6 +3079,7 @@ static int nn__plan_options(nn_opts *o) {
     if (o->fuse_update && o->input_grad)
         return NN__FAIL(o, NN_ERR_OPTION,
                         "fuse_update: input_grad is for nn_backward, which cannot be called then");
+    if (o->steps < 0) return NN__FAIL(o, NN_ERR_OPTION, "steps: %d is negative", (int)o->steps);
     if (o->budget < 0) return NN__FAIL(o, NN_ERR_OPTION, "budget: %D is negative", o->budget);
     if (!o->batch) o->batch = 1;
     if (o->beta1 <= 0) o->beta1 = 0.89999997615814209f;
@@ -2948,6 +3107,8 @@ static int nn__plan_output(nn__planner *p) {
     if (o->loss == NN_CROSS_ENTROPY && m->row[out].dim[2] < 2)
         return NN__FAIL(o, NN_ERR_OPTION, "%R: cross-entropy needs at least 2 outputs, has %S",
                         m->rows, out, &m->row[out]);
+    if (o->input_grad && m->rows[0].type == NN_I32)
+        return NN__FAIL(o, NN_ERR_OPTION, "input_grad: the input are ids, which have no gradient");
     for (i = 0; i < m->row_count; i++)
         if ((m->row[i].flags & NN__GRAD) && !m->rows[i].op->backward)
             return NN__FAIL(o, NN_ERR_OPTION,
@@ -3052,7 +3213,16 @@ static int nn__plan_counts(nn_model *m, nn__planner *p) {
             return NN__FAIL(p->o, NN_ERR_ROW, "%R: more than 8 inputs", m->rows, i);
     }
     m->input_count = edges;
-    m->tensor_count = 4 * m->row_count;
+    m->tensor_count = 0;
+    for (i = 0; i < m->row_count; i++) {
+        int32_t layers = m->rows[i].op->role == NN__RECURRENT_ROLE ? m->rows[i].layers : 1;
+        if (layers > NN__LAYERS_MAX)
+            return NN__FAIL(p->o, NN_ERR_ROW, "%R: %d layers, more than %d", m->rows, i,
+                            (int)layers, NN__LAYERS_MAX);
+        m->tensor_count += 4 * (uint32_t)nn__max(1, layers) * (m->rows[i].bidirectional ? 2 : 1);
+        if (m->tensor_count > 0xffff)
+            return NN__FAIL(p->o, NN_ERR_ROW, "%R: too many tensors", m->rows, i);
+    }
     p->cmd_max = 3 * m->row_count + 4 * edges + 4;
     p->buffer_max = 6 * m->row_count + 3 * edges + 1;
     return 0;
@@ -3224,6 +3394,13 @@ NN__INLINE float *nn__values(const nn_model *m, const nn_tensor *t) {
     return (float *)(void *)(uintptr_t)(base + t->offset);
 }
 
+/* Number i of labels or ids, which need not be aligned. */
+NN__INLINE int32_t nn__label(const unsigned char *target, size_t i) {
+    int32_t label;
+    NN_MEMCPY(&label, target + 4 * i, 4);
+    return label;
+}
+
 NNDEF float *nn_at(const nn_model *m, uint32_t offset) { return nn__floats(m, offset); }
 
 NN__INLINE const nn_tensor *nn__tensor(const nn_model *m, const nn_cmd *c, int k) {
@@ -3333,6 +3510,80 @@ static void nn__set_weight(const nn_model *m, const nn_tensor *t, nn__gemm *g) {
     g->bk[0] = 1;
 }
 
+/* Rows of a matrix: inner of them at one distance, outer runs of those at another. */
+typedef struct nn__span {
+    float *at;
+    ptrdiff_t inner, outer;
+} nn__span;
+
+static nn__span nn__span_of(float *at, ptrdiff_t inner, ptrdiff_t outer) {
+    nn__span s;
+    s.at = at;
+    s.inner = inner;
+    s.outer = outer;
+    return s;
+}
+
+/* The product of inner x outer rows of a by a matrix into rows of c. */
+static nn__gemm nn__product(nn__span a, nn__span c, int32_t inner, int32_t outer, int add) {
+    nn__gemm g;
+    nn__begin_gemm(&g);
+    g.a = a.at;
+    g.ar[0] = a.inner;
+    g.ar[1] = a.outer;
+    g.ak[0] = 1;
+    g.c = c.at;
+    g.cr[0] = c.inner;
+    g.cr[1] = c.outer;
+    g.rows[0] = inner;
+    g.rows[1] = outer;
+    g.add = (uint8_t)add;
+    nn__merge_rows(&g);
+    return g;
+}
+
+/* y[..][o] (+)= sum_i x[..][i] w[o][i] (+ bias[o]) */
+static void nn__linear(const nn_model *m, const nn_tensor *w, const float *bias, nn__span x,
+                       nn__span y, int32_t inner, int32_t outer, int add) {
+    nn__gemm g = nn__product(x, y, inner, outer, add);
+    nn__set_weight(m, w, &g);
+    g.bias = bias;
+    g.cols = w->dim[0];
+    g.n[0] = w->dim[1];
+    NN__CALL(m, gemm, &g);
+}
+
+#ifndef NN_NO_TRAIN
+/* dx[..][i] (+)= sum_o dy[..][o] w[o][i] */
+static void nn__linear_input_grad(const nn_model *m, const nn_tensor *w, nn__span dy, nn__span dx,
+                                  int32_t inner, int32_t outer, int add) {
+    int32_t in = w->dim[1], out = w->dim[0], whole = w->layout == NN__PANELS ? out & ~15 : out;
+    nn__gemm g = nn__product(dy, dx, inner, outer, add);
+    g.ak[1] = NN__LANES;
+    g.b = nn__values(m, w);
+    g.cols = in;
+    g.n[0] = out;
+    g.bc = 1;
+    g.bk[0] = in;
+    if (w->layout == NN__PANELS) {
+        g.bc = g.bj = NN__LANES;
+        g.bk[0] = 1;
+        g.bk[1] = (ptrdiff_t)NN__LANES * in;
+        g.n[0] = NN__LANES;
+        g.n[1] = whole / NN__LANES;
+    }
+    if (whole) NN__CALL(m, gemm, &g);
+    if (whole == out) return;
+    g.a += whole;
+    g.b += (ptrdiff_t)whole * in;
+    g.bc = g.bj = out - whole;
+    g.n[0] = out - whole;
+    g.n[1] = 1;
+    g.add |= whole != 0;
+    NN__CALL(m, gemm, &g);
+}
+#endif
+
 /* Output shape of a channels-last row. */
 static void nn__set_shape(nn_row *r, int32_t h, int32_t w, int32_t c) {
     r->dim[0] = h;
@@ -3355,9 +3606,16 @@ static void nn__set_shape(nn_row *r, int32_t h, int32_t w, int32_t c) {
 
 /* ---- input: y = (x * scale - mean) / std, uint8 to float, channels first to last ---- */
 
+static int nn__input_is_scaled(const nn_layer *row) {
+    int k, scaled = row->scale != 0;
+    for (k = 0; k < 4; k++) scaled |= row->mean[k] != 0 || row->std[k] != 0;
+    return scaled;
+}
+
 static int nn__input_shape(nn_shape *s) {
     const nn_layer *row = s->row;
     int n = 0, k;
+    int32_t steps;
     while (n < 3 && row->shape[n]) n++;
     for (k = n; k < 3; k++)
         if (row->shape[k]) return nn_row_error(s, "shape has a zero before its last dimension");
@@ -3366,6 +3624,12 @@ static int nn__input_shape(nn_shape *s) {
     s->out->ndim = (uint8_t)n;
     if (row->order && n < 3)
         return nn_row_error(s, "order = NN_CHW needs a shape of three dimensions");
+    if (row->type == NN_I32 && (n > 1 || nn__input_is_scaled(row)))
+        return nn_row_error(s, "type = NN_I32 takes ids: shape {T}, no scale, mean or std");
+    steps = ((const nn__planner *)s->planner)->o->steps;
+    if (steps && row->type != NN_I32 && n != 2)
+        return nn_row_error(s, "opts.steps needs sequences: shape {T,C}, or {T} of ids");
+    if (steps) s->out->dim[row->type == NN_I32 ? 2 : 1] = steps;
     for (k = 0; k < 4; k++) {
         if (row->mean[k] == 0 && row->std[k] == 0) continue;
         if (s->out->dim[2] > 4)
@@ -3377,15 +3641,9 @@ static int nn__input_shape(nn_shape *s) {
     return 0;
 }
 
-static int nn__input_is_scaled(const nn_layer *row) {
-    int k, scaled = row->scale != 0;
-    for (k = 0; k < 4; k++) scaled |= row->mean[k] != 0 || row->std[k] != 0;
-    return scaled;
-}
-
 static void nn__input_plan(const nn_model *m, uint32_t row, nn_need *need) {
     const nn_layer *r = &m->rows[row];
-    int as_is = r->type == NN_F32 && r->order == NN_HWC && !nn__input_is_scaled(r);
+    int as_is = r->type != NN_U8 && r->order == NN_HWC && !nn__input_is_scaled(r);
     /* a training batch is gathered in shuffled order, so it is copied even if nothing else is to do
      */
     if (as_is && !(need->training && m->micro > 1)) need->flags = NN_ALIAS;
@@ -3419,7 +3677,7 @@ static void nn__input_forward(nn_model *m, const nn_cmd *c) {
                     row->type == NN_U8 ? (float)bytes[e] : floats[e];
             if (!scaled) continue;
             NN__CALL(m, affine, y, y, NN_F32, size, ch, scale, row->mean, row->std);
-        } else if (row->type == NN_F32 && !scaled) {
+        } else if (row->type != NN_U8 && !scaled) { /* ids are copied as their bits */
             NN_MEMCPY(y, floats, size * 4);
         } else {
             NN__CALL(m, affine, y, row->type == NN_U8 ? (const void *)bytes : floats, row->type,
@@ -3501,46 +3759,25 @@ static void nn__dense_forward(nn_model *m, const nn_cmd *c) {
 }
 
 #ifndef NN_NO_TRAIN
-/* dx[r][i] = sum_o dy[r][o] w[o][i] */
 static void nn__dense_input_grad(const nn_model *m, const nn_cmd *c, int32_t rows) {
     const nn_tensor *w = nn__tensor(m, c, 0);
-    int32_t in = w->dim[1], out = w->dim[0], whole = w->layout == NN__PANELS ? out & ~15 : out;
+    int32_t in = w->dim[1], out = w->dim[0];
+    nn__span dy = nn__span_of(nn__floats(m, c->dy), out, 0);
+    nn__span dx = nn__span_of(nn__floats(m, c->dx), in, 0);
     nn__gemm g;
-    nn__begin_gemm(&g);
-    g.a = nn__floats(m, c->dy);
-    g.ar[0] = out;
-    g.ak[0] = 1;
-    g.ak[1] = NN__LANES;
+    if (in >= NN__LANES) {
+        nn__linear_input_grad(m, w, dy, dx, rows, 1, 0);
+        return;
+    }
+    g = nn__product(dy, dx, rows, 1, 0);
     g.b = nn__values(m, w);
-    g.c = nn__floats(m, c->dx);
-    g.cr[0] = in;
-    g.rows[0] = rows;
     g.cols = in;
     g.n[0] = out;
     g.bc = 1;
     g.bk[0] = in;
-    if (in < NN__LANES) {
-        g.b_panels = w->layout == NN__PANELS;
-        g.bk[1] = (ptrdiff_t)NN__LANES * in;
-        NN__CALL(m, lanes, &g);
-        return;
-    }
-    if (w->layout == NN__PANELS) {
-        g.bc = g.bj = NN__LANES;
-        g.bk[0] = 1;
-        g.bk[1] = (ptrdiff_t)NN__LANES * in;
-        g.n[0] = NN__LANES;
-        g.n[1] = whole / NN__LANES;
-    }
-    NN__CALL(m, gemm, &g);
-    if (whole == out) return;
-    g.a += whole;
-    g.b += (ptrdiff_t)whole * in;
-    g.bc = g.bj = out - whole;
-    g.n[0] = out - whole;
-    g.n[1] = 1;
-    g.add = 1;
-    NN__CALL(m, gemm, &g);
+    g.b_panels = w->layout == NN__PANELS;
+    g.bk[1] = (ptrdiff_t)NN__LANES * in;
+    NN__CALL(m, lanes, &g);
 }
 
 /* dw[o][i] += sum_r dy[r][o] x[r][i] for the k_count rows of the weight from k_first on. Panels:
@@ -4803,6 +5040,521 @@ static void nn__activation_backward(nn_model *m, const nn_cmd *c) {
 NN__DEFINE_OP(activation, "act", "", 1, 1, 0, NN__ACT_ROLE, 0, nn__activation_shape,
               nn__activation_plan, NULL, NN__F(ACT) | NN__F(SLOPE))
 
+/* ---- embedding: y[t] = w[id[t]] ----
+   Gradients are summed in the order of samples and steps. */
+
+static int nn__reads_ids(const nn_shape *s) {
+    const nn_model *m = ((const nn__planner *)s->planner)->m;
+    return s->in[0] == m->row && m->rows->type == NN_I32;
+}
+
+static int nn__embedding_shape(nn_shape *s) {
+    const nn_layer *row = s->row;
+    if (row->units < 1) return nn_row_error(s, "units is missing");
+    if (row->vocab < 1) return nn_row_error(s, "vocab is missing");
+    if (row->pad_id > row->vocab) return nn_row_error(s, "pad_id is not below vocab");
+    if (row->mask && !row->pad_id) return nn_row_error(s, "mask needs a pad_id");
+    if (!nn__reads_ids(s))
+        return nn_row_error(s, "reads ids only: an input with type = NN_I32 and shape {T}");
+    s->out->dim[1] = s->in[0]->dim[2];
+    s->out->dim[2] = row->units;
+    s->out->ndim = 2;
+    s->tensors = 1;
+    s->dim[0][0] = row->vocab;
+    s->dim[0][1] = row->units;
+    s->tensor_ndim[0] = 2;
+    return 0;
+}
+
+static void nn__embedding_plan(const nn_model *m, uint32_t row, nn_need *need) {
+    if (m->row[row].flags & NN__TRAINS) need->flags |= NN_NEED_X;
+}
+
+static void nn__embedding_forward(nn_model *m, const nn_cmd *c) {
+    const nn_row *r = &m->row[c->row];
+    const float *w = nn__values(m, nn__tensor(m, c, 0));
+    const unsigned char *ids = nn__at(m, c->x);
+    size_t size = (size_t)r->dim[2], n = nn__samples(m) * (size_t)r->dim[1], i;
+    float *y = nn__floats(m, c->y);
+    for (i = 0; i < n; i++, y += size)
+        NN_MEMCPY(y, w + (size_t)nn__label(ids, i) * size, 4 * size);
+}
+
+#ifndef NN_NO_TRAIN
+static void nn__embedding_backward(nn_model *m, const nn_cmd *c) {
+    const nn_row *r = &m->row[c->row];
+    float *dw = nn__grad(m, c, 0);
+    const unsigned char *ids = nn__at(m, c->x);
+    size_t size = (size_t)r->dim[2], n = nn__samples(m) * (size_t)r->dim[1], i;
+    const float *dy = nn__floats(m, c->dy);
+    for (i = 0; dw && i < n; i++, dy += size) {
+        int32_t id = nn__label(ids, i);
+        float *to = dw + (size_t)id * size;
+        if (id + 1 != m->rows[c->row].pad_id) NN__CALL(m, add, to, to, dy, size);
+    }
+}
+#endif
+
+NN__DEFINE_OP(embedding, "embedding", "weight", 1, 1, 0, NN__EMBEDDING_ROLE, 0, nn__embedding_shape,
+              nn__embedding_plan, NULL,
+              NN__F(UNITS) | NN__F(VOCAB) | NN__F(PAD_ID) | NN__F(MASK) | NN__F(LR) |
+                  NN__F(NO_DECAY))
+
+/* ---- lstm, gru, rnn: h[t] from x[t] and h[t - 1], by layer and direction ----
+     lstm  i, f, o = s(.), g = tanh(.) of W_ih x + b_ih + b_hh + W_hh h; c = f c + i g;
+           h = o tanh(c)
+     gru   r, z = s(W_ih x + b_ih + W_hh h + b_hh), n = tanh(W_in x + b_in + r (W_hn h + b_hn));
+           h = n + z (h - n). reset_before: n = tanh(W_in x + b_in + W_hn (r h))
+     rnn   h = act(W_ih x + b_ih + b_hh + W_hh h)
+   A step that does not count leaves the state as it was, and its output is zero.
+
+   One layer and direction is a pass, with tensors of its own (a set). Its steps are numbered in the
+   order it takes them, and lie as [step][sample][...]. A pass keeps
+
+     z   gates, [steps][n][gates]; backward turns them into their gradients
+     q   gru: what h adds to the gates, likewise
+     h   the states, [steps + 1][n][units]: before the first step and after each
+     c   lstm: cells, likewise
+
+   for backward; inference takes some steps at a time, and of q, h and c only one. Sums of weight
+   gradients run sample by sample, each from its last step to its first. */
+
+typedef struct nn__recurrent {
+    int32_t t, n, in, units, gates; /* steps, samples that buffers hold; gates * units of a cell */
+    int32_t layers, ways, steps;    /* steps that z holds */
+    int gru, lstm, kept, reset_before;
+    ptrdiff_t h_step, q_step;       /* from step to step; 0: in the same place */
+    int64_t z, q, h, c, pass, seq;  /* floats of each in a pass, of all of them, of a sequence
+                                       between layers */
+} nn__recurrent;
+
+#define NN__PROJECTED 65536 /* floats of z that inference makes at a time */
+
+/* Gates of a cell. By name, since naming the ops here would link them all. */
+static int32_t nn__recurrent_gates(const nn_layer *row) {
+    return row->op->name[0] == 'l' ? 4 : row->op->name[0] == 'g' ? 3 : 1;
+}
+
+/* Floats of a sample's state in the first set sets of a row, at most all. */
+static int32_t nn__recurrent_state(const nn_layer *row, int32_t sets) {
+    sets = nn__min(sets, nn__or1(row->layers) * (row->bidirectional + 1));
+    return sets * row->units * (nn__recurrent_gates(row) == 4 ? 2 : 1);
+}
+
+static nn__recurrent nn__recurrent_of(const nn_model *m, uint32_t i, int kept) {
+    const nn_layer *row = &m->rows[i];
+    const nn_row *in = &m->row[m->input[m->row[i].input]];
+    int64_t size;
+    nn__recurrent r;
+    NN_MEMSET(&r, 0, sizeof r);
+    r.t = in->dim[1];
+    r.n = m->micro;
+    r.in = in->dim[2];
+    r.units = row->units;
+    r.gates = nn__recurrent_gates(row) * row->units;
+    r.lstm = nn__recurrent_gates(row) == 4;
+    r.gru = nn__recurrent_gates(row) == 3;
+    r.reset_before = row->reset_before;
+    r.layers = nn__or1(row->layers);
+    r.ways = row->bidirectional + 1;
+    r.kept = kept;
+    size = (int64_t)r.n * r.gates;
+    r.steps = kept ? r.t : nn__min(r.t, nn__max(1, (int32_t)(NN__PROJECTED / size)));
+    r.h_step = kept ? (ptrdiff_t)r.n * r.units : 0;
+    r.q_step = kept ? (ptrdiff_t)size : 0;
+    r.z = nn__times(r.steps, size);
+    r.q = r.gru ? nn__times(kept ? r.t : 1, size) : 0;
+    r.h = nn__times(kept ? r.t + 1 : 1, nn__times(r.n, r.units));
+    r.c = r.lstm ? r.h : 0;
+    r.pass = r.z + r.q + r.h + r.c;
+    r.seq = nn__times(nn__times(r.n, r.t), nn__times(r.ways, r.units));
+    return r;
+}
+
+static int nn__recurrent_shape(nn_shape *s) {
+    const nn_layer *row = s->row;
+    int32_t ways = row->bidirectional + 1, layer = s->set / ways, gates = nn__recurrent_gates(row);
+    int k;
+    if (row->units < 1) return nn_row_error(s, "units is missing");
+    if (row->units > (1 << 24)) return nn_row_error(s, "units is more than 2^24");
+    if (s->in[0]->ndim != 2) return nn_row_error(s, "its input must be a sequence, [T,N]");
+    if (row->rate > 0 && nn__or1(row->layers) == 1)
+        return nn_row_error(s, "rate drops between layers, and there is one");
+    if (!(row->rate < 1)) return nn_row_error(s, "rate must be below 1");
+    if (gates == 1 && row->act != NN_LINEAR && row->act != NN_TANH && row->act != NN_RELU)
+        return nn_row_error(s, "act must be NN_TANH or NN_RELU");
+    if (row->reset_before && !row->no_bias && !row->one_bias)
+        return nn_row_error(s, "reset_before takes one_bias or no_bias");
+    s->sets = nn__or1(row->layers) * ways;
+    s->out->dim[1] = row->last ? 1 : s->in[0]->dim[1];
+    s->out->dim[2] = ways * row->units;
+    s->out->ndim = row->last ? 1 : 2;
+    if (gates == 1 && !row->act) s->out->act = NN_TANH;
+    s->tensors = row->no_bias ? 2 : row->one_bias ? 3 : 4;
+    for (k = 0; k < 4; k++) {
+        s->dim[k][0] = gates * row->units;
+        s->tensor_ndim[k] = k < 2 ? 2 : 1;
+        s->panels[k] = k < 2;
+    }
+    s->dim[0][1] = layer ? ways * row->units : s->in[0]->dim[2];
+    s->dim[1][1] = row->units;
+    s->state = gates == 4 ? 2 * row->units : row->units;
+    return 0;
+}
+
+static void nn__recurrent_plan(const nn_model *m, uint32_t row, nn_need *need) {
+    int kept = need->training && (m->row[row].flags & NN__GRAD);
+    nn__recurrent r = nn__recurrent_of(m, row, kept);
+    int64_t sets = r.layers * r.ways, state = (int64_t)r.n * r.units;
+    int64_t between = nn__min(r.layers - 1, 2) * r.seq;
+    if (m->row[row].flags & NN__TRAINS) need->flags |= NN_NEED_X;
+    need->tmp = 4 * (r.gates + (r.reset_before ? state : 0));
+    if (!kept) {
+        need->tmp += 4 * (r.pass + between);
+        return;
+    }
+    need->keep_fixed = 4 * (sets * r.pass + (r.layers - 1) * r.seq);
+    need->tmp_back = 4 * (2 * state + between);
+    if (r.reset_before) need->tmp_back += 4 * (r.q + nn__times(r.t, state) + state);
+}
+
+/* Does step t of sample i of this turn count? */
+static int nn__counts(const nn_model *m, const nn_row *in, int32_t i, int32_t t) {
+    size_t number;
+    if (!in->masked) return 1;
+    number = nn__sample_number(m, i);
+    if (m->lengths && t >= m->lengths[number]) return 0;
+    if (in->masked < 2 || !m->run.data) return 1;
+    return nn__label(m->run.data, number * (size_t)m->in_size + (size_t)t) + 1 !=
+           m->rows[in->masked - 2].pad_id;
+}
+
+/* What a pass works on. */
+typedef struct nn__pass {
+    float *z, *q, *h, *c;
+    const nn_tensor *w; /* weight_ih, weight_hh, bias_ih, bias_hh */
+    int tensor, biases; /* number of the first of the row, and how many biases */
+    int backwards;
+    nn__span x;         /* of the step that it takes first: samples, steps */
+    ptrdiff_t dir;      /* from step to step: 1 or -1 */
+    int32_t first, in;  /* that step's number; elements of x */
+    float *carry;       /* states of the first sample; NULL: zeros */
+} nn__pass;
+
+/* The pass over set number set, whose buffers lie at base and whose input is x, [n][t][in]. */
+static nn__pass nn__begin_pass(const nn_model *m, const nn_cmd *c, const nn__recurrent *r, int set,
+                               float *base, float *x) {
+    const nn_row *row = &m->row[c->row];
+    nn__pass p;
+    int each = row->tensors / (r->layers * r->ways);
+    p.tensor = set * each;
+    p.biases = each - 2;
+    p.w = nn__tensor(m, c, p.tensor);
+    p.z = base;
+    p.q = p.z + r->z;
+    p.h = p.q + r->q;
+    p.c = p.h + r->h;
+    p.backwards = set % r->ways;
+    p.dir = p.backwards ? -1 : 1;
+    p.first = p.backwards ? r->t - 1 : 0;
+    p.in = p.w->dim[1];
+    p.x = nn__span_of(x, (ptrdiff_t)r->t * p.in, p.dir * p.in);
+    if (x) p.x.at += (ptrdiff_t)p.first * p.in;
+    p.carry = NULL;
+    if (m->run.carries) {
+        uint32_t i;
+        p.carry = nn__floats(m, m->carry_offset) + (ptrdiff_t)m->run.at * m->carry_size;
+        for (i = 0; i <= c->row; i++)
+            if (m->rows[i].op->role == NN__RECURRENT_ROLE)
+                p.carry += nn__recurrent_state(&m->rows[i], i < c->row ? INT32_MAX : set);
+    }
+    return p;
+}
+
+/* The states of all samples to or from those carried from call to call; zeros without. */
+static void nn__carry(const nn_model *m, const nn__recurrent *r, const nn__pass *p, float *h,
+                      float *c, int save) {
+    size_t size = 4 * (size_t)r->units;
+    int32_t i;
+    for (i = 0; i < m->run.n; i++, h += r->units, c += r->units) {
+        float *carry = p->carry ? p->carry + (ptrdiff_t)i * m->carry_size : NULL;
+        if (save && carry) {
+            NN_MEMCPY(carry, h, size);
+            if (r->lstm) NN_MEMCPY(carry + r->units, c, size);
+        } else if (!save && carry) {
+            NN_MEMCPY(h, carry, size);
+            if (r->lstm) NN_MEMCPY(c, carry + r->units, size);
+        } else if (!save) {
+            NN_MEMSET(h, 0, size);
+            if (r->lstm) NN_MEMSET(c, 0, size);
+        }
+    }
+}
+
+/* One step of all samples: z and q hold what x gives; h0, c0 to h, c. */
+static void nn__recurrent_step(nn_model *m, const nn_cmd *c, const nn__recurrent *r,
+                               const nn__pass *p, int32_t step, float *z, float *q, float *rh,
+                               nn__span y) {
+    int32_t t = p->first + (int32_t)p->dir * step, u = r->units, n = m->run.n, i;
+    const nn_tensor *w = p->w + 1;
+    float *h0 = p->h + step * r->h_step, *h = h0 + r->h_step;
+    float *c0 = p->c + step * r->h_step, *cell = c0 + r->h_step;
+    nn__span from = nn__span_of(h0, u, 0), to = nn__span_of(r->gru ? q : z, r->gates, 0);
+    const float *bias = r->gru && p->biases > 1 ? nn__values(m, p->w + 3) : NULL;
+    nn__linear(m, w, bias, from, to, n, 1, !r->gru);
+    for (i = 0; r->reset_before && i < n; i++)
+        NN__CALL(m, gru_gates, z + i * r->gates, q + i * r->gates, rh + i * u, h0 + i * u, u);
+    if (r->reset_before) nn__linear(m, w, NULL, nn__span_of(rh, u, 0), to, n, 1, 0);
+    for (i = 0; i < n; i++, z += r->gates, q += r->gates, h0 += u, h += u, c0 += u, cell += u) {
+        int counts = nn__counts(m, nn__in(m, c), i, t);
+        float *out = y.at ? y.at + i * y.inner + t * y.outer : NULL;
+        if (!counts) {
+            if (r->h_step) NN_MEMCPY(h, h0, 4 * (size_t)u);
+            if (r->h_step && r->lstm) NN_MEMCPY(cell, c0, 4 * (size_t)u);
+        } else if (r->lstm) {
+            NN__CALL(m, lstm, z, h, cell, c0, u);
+        } else if (r->gru) {
+            if (!r->reset_before) NN__CALL(m, gru_gates, z, q, NULL, h0, u);
+            NN__CALL(m, gru, z, q, h, h0, u, !r->reset_before);
+        } else {
+            NN__CALL(m, act, z, (size_t)u, u, m->row[c->row].act, 0);
+            NN_MEMCPY(h, z, 4 * (size_t)u);
+        }
+        if (out && counts) NN_MEMCPY(out, h, 4 * (size_t)u);
+        else if (out) NN_MEMSET(out, 0, 4 * (size_t)u);
+    }
+}
+
+/* y: [n][t][ways * units] from this pass's first on; at NULL: only the states are wanted. bias, rh:
+   scratch. Returns the last state. */
+static float *nn__recurrent_pass(nn_model *m, const nn_cmd *c, const nn__recurrent *r,
+                                 const nn__pass *p, nn__span y, float *bias, float *rh) {
+    const float *b = NULL;
+    int32_t first, step;
+    if (p->biases) b = nn__values(m, p->w + 2);
+    if (p->biases > 1 && !r->gru) {
+        NN__CALL(m, add, bias, b, nn__values(m, p->w + 3), (size_t)r->gates);
+        b = bias;
+    }
+    nn__carry(m, r, p, p->h, p->c, 0);
+    for (first = 0; first < r->t; first += r->steps) {
+        int32_t steps = nn__min(r->steps, r->t - first);
+        nn__span x = p->x, z = nn__span_of(p->z, r->gates, (ptrdiff_t)r->n * r->gates);
+        x.at += first * x.outer;
+        nn__linear(m, p->w, b, x, z, m->run.n, steps, 0);
+        for (step = first; step < first + steps; step++)
+            nn__recurrent_step(m, c, r, p, step, p->z + (step - first) * z.outer,
+                               p->q + step * r->q_step, rh, y);
+    }
+    nn__carry(m, r, p, p->h + r->t * r->h_step, p->c + r->t * r->h_step, 1);
+    return p->h + r->t * r->h_step;
+}
+
+/* Dropout between layers, on the sequence above layer; in training only. */
+static void nn__recurrent_drop(nn_model *m, const nn_cmd *c, const nn__recurrent *r, int32_t layer,
+                               float *y) {
+    size_t size = (size_t)r->t * (size_t)(r->ways * r->units), i;
+    float rate = m->rows[c->row].rate, keep = 1.0f - rate, scale = 1.0f / keep;
+    uint32_t below = (uint32_t)(rate * 16777216.0f);
+    for (i = 0; below && (c->flags & NN__TRAINING) && i < nn__samples(m); i++, y += size) {
+        uint64_t key = nn__key(m->opts.seed + (uint64_t)(layer + 1) * 0x9e3779b97f4a7c15u,
+                               m->run.step, (uint64_t)c->row << 32 | (m->run.sample + i));
+        NN__CALL(m, drop, y, y, size, key, below, scale);
+    }
+}
+
+/* The sequence between layer and the next. */
+static float *nn__recurrent_between(const nn__recurrent *r, float *first, int32_t layer) {
+    return first + (r->kept ? layer : layer % 2) * r->seq;
+}
+
+static void nn__recurrent_forward(nn_model *m, const nn_cmd *c) {
+    nn__recurrent r = nn__recurrent_of(m, c->row, c->keep != NN_AT_NONE);
+    int last = m->rows[c->row].last, set;
+    int32_t wide = r.ways * r.units, layer, i;
+    float *bias = nn__floats(m, c->tmp), *rh = bias + r.gates;
+    float *x = nn__floats(m, c->x), *base, *between;
+    base = r.kept ? nn__floats(m, c->keep) : rh + (r.reset_before ? r.n * r.units : 0);
+    between = base + (r.kept ? r.layers * r.ways : 1) * r.pass;
+    for (layer = 0; layer < r.layers; layer++) {
+        int top = layer + 1 == r.layers;
+        float *to = top ? nn__floats(m, c->y) : nn__recurrent_between(&r, between, layer);
+        for (set = layer * r.ways; set < (layer + 1) * r.ways; set++) {
+            nn__pass p =
+                nn__begin_pass(m, c, &r, set, base + (r.kept ? set * r.pass : 0), x);
+            float *y = to + p.backwards * r.units, *h;
+            nn__span out = nn__span_of(top && last ? NULL : y, (ptrdiff_t)r.t * wide, wide);
+            h = nn__recurrent_pass(m, c, &r, &p, out, bias, rh);
+            for (i = 0; top && last && i < m->run.n; i++)
+                NN_MEMCPY(y + i * wide, h + i * r.units, 4 * (size_t)r.units);
+        }
+        if (!top) nn__recurrent_drop(m, c, &r, layer, to);
+        x = to;
+    }
+}
+
+#ifndef NN_NO_TRAIN
+/* dw[g][i] += sum over samples, steps from the last, of dz[step][sample][g] x[step][sample][i]; x
+   of the last step. */
+static void nn__recurrent_weight_grad(const nn_model *m, const nn_cmd *c, const nn__recurrent *r,
+                                      int tensor, nn__span x, const float *dz) {
+    const nn_tensor *w = nn__tensor(m, c, tensor);
+    ptrdiff_t step = (ptrdiff_t)r->n * r->gates;
+    nn__gemm g;
+    nn__begin_gemm(&g);
+    g.a = x.at;
+    g.ar[0] = 1;
+    g.ak[0] = x.outer;
+    g.ak[1] = x.inner;
+    g.b = dz + (r->t - 1) * step;
+    g.bc = 1;
+    g.bk[0] = -step;
+    g.bk[1] = r->gates;
+    g.n[0] = r->t;
+    g.n[1] = m->run.n;
+    g.rows[0] = w->dim[1];
+    g.cols = r->gates;
+    g.cc = w->dim[1];
+    g.c_panels = 1;
+    g.add = 1;
+    g.c = nn__grad(m, c, tensor);
+    if (g.c) NN__CALL(m, gemm, &g);
+}
+
+static void nn__recurrent_bias_grad(const nn_model *m, const nn_cmd *c, const nn__recurrent *r,
+                                    int tensor, const float *dz) {
+    float *db = nn__grad(m, c, tensor);
+    ptrdiff_t step = (ptrdiff_t)r->n * r->gates;
+    int32_t i;
+    for (i = 0; db && i < m->run.n; i++)
+        NN__CALL(m, add_rows, db, dz + (r->t - 1) * step + i * r->gates, (size_t)r->t, r->gates,
+                 -step);
+}
+
+/* dh and dc, those of the state after a step, to those before it; z and q to their gradients. more:
+   reset_before: gradients of r and z, r h0 of the step, and scratch. */
+static void nn__recurrent_step_grad(nn_model *m, const nn_cmd *c, const nn__recurrent *r,
+                                    const nn__pass *p, int32_t step, nn__span dy, float *dh,
+                                    float *dc, float *more[3]) {
+    int32_t t = p->first + (int32_t)p->dir * step, u = r->units, n = m->run.n, i;
+    ptrdiff_t z_step = (ptrdiff_t)r->n * r->gates;
+    float *z = p->z + step * z_step, *q = p->q + step * r->q_step;
+    float *h0 = p->h + step * r->h_step, *c0 = p->c + step * r->h_step, *cell = c0 + r->h_step;
+    float *rz = more[0] + step * z_step, *rh = more[1] + step * r->h_step, *drh = more[2];
+    nn__span to = nn__span_of(dh, u, 0);
+    for (i = 0; i < n; i++) {
+        float *zi = z + i * r->gates, *qi = q + i * r->gates, *dhi = dh + i * u;
+        if (!nn__counts(m, nn__in(m, c), i, t)) {
+            NN_MEMSET(zi, 0, 4 * (size_t)r->gates);
+            if (r->gru) NN_MEMSET(qi, 0, 4 * (size_t)r->gates);
+            continue;
+        }
+        if (dy.at) NN__CALL(m, add, dhi, dhi, dy.at + i * dy.inner + t * dy.outer, (size_t)u);
+        if (r->lstm) {
+            NN__CALL(m, lstm_grad, zi, dhi, dc + i * u, cell + i * u, c0 + i * u, u);
+        } else if (r->gru) {
+            NN__CALL(m, gru_grad, zi, qi, dhi, h0 + i * u, u, !r->reset_before);
+        } else {
+            NN__CALL(m, act_grad, dhi, zi, (size_t)u, u, m->row[c->row].act, 0);
+            NN_MEMCPY(zi, dhi, 4 * (size_t)u);
+            NN_MEMSET(dhi, 0, 4 * (size_t)u);
+        }
+    }
+    if (r->reset_before) {
+        nn__linear_input_grad(m, p->w + 1, nn__span_of(q, r->gates, 0), nn__span_of(drh, u, 0), n,
+                              1, 0);
+        for (i = 0; i < n; i++) {
+            float *zi = z + i * r->gates, *rzi = rz + i * r->gates;
+            if (nn__counts(m, nn__in(m, c), i, t))
+                NN__CALL(m, gru_reset_grad, zi, rh + i * u, dh + i * u, drh + i * u, h0 + i * u, u);
+            else NN_MEMSET(rh + i * u, 0, 4 * (size_t)u);
+            NN_MEMCPY(rzi, zi, 8 * (size_t)u);
+            NN_MEMSET(rzi + 2 * u, 0, 4 * (size_t)u);
+        }
+        q = rz;
+    }
+    if (step)
+        nn__linear_input_grad(m, p->w + 1, nn__span_of(r->gru ? q : z, r->gates, 0), to, n, 1, 1);
+}
+
+/* dy: as y of nn__recurrent_pass; last: [n][wide], the gradient of the last state. dx: [n][t][in],
+   at NULL: not wanted; add: to what is there. state: scratch. */
+static void nn__recurrent_pass_grad(nn_model *m, const nn_cmd *c, const nn__recurrent *r,
+                                    const nn__pass *p, nn__span dy, int last, nn__span dx, int add,
+                                    float *state, float *scratch) {
+    size_t size = (size_t)r->n * (size_t)r->units;
+    float *dh = state, *dc = state + size, *more[3], *hidden = r->gru ? p->q : p->z;
+    int32_t step, i;
+    int k = p->tensor;
+    nn__span x = p->x, h = nn__span_of(p->h + (r->t - 1) * r->h_step, r->units, -r->h_step);
+    more[0] = scratch;
+    more[1] = more[0] + r->q;
+    more[2] = more[1] + (size_t)r->t * size;
+    NN_MEMSET(state, 0, 8 * size);
+    for (i = 0; last && i < m->run.n; i++)
+        NN_MEMCPY(dh + i * r->units, dy.at + i * dy.inner, 4 * (size_t)r->units);
+    if (last) dy.at = NULL;
+    for (step = r->t; step-- > 0;) nn__recurrent_step_grad(m, c, r, p, step, dy, dh, dc, more);
+    if (r->kept && x.at) {
+        x.at += (r->t - 1) * x.outer;
+        x.outer = -x.outer;
+        nn__recurrent_weight_grad(m, c, r, k, x, p->z);
+    }
+    nn__recurrent_weight_grad(m, c, r, k + 1, h, r->reset_before ? more[0] : hidden);
+    if (r->reset_before) {
+        h.at = more[1] + (size_t)(r->t - 1) * size;
+        nn__recurrent_weight_grad(m, c, r, k + 1, h, p->q);
+    }
+    if (p->biases) nn__recurrent_bias_grad(m, c, r, k + 2, p->z);
+    if (p->biases > 1) nn__recurrent_bias_grad(m, c, r, k + 3, hidden);
+    if (!dx.at) return;
+    nn__linear_input_grad(m, p->w, nn__span_of(p->z, r->gates, (ptrdiff_t)r->n * r->gates), dx,
+                          m->run.n, r->t, add);
+}
+
+static void nn__recurrent_backward(nn_model *m, const nn_cmd *c) {
+    nn__recurrent r = nn__recurrent_of(m, c->row, 1);
+    const nn_layer *row = &m->rows[c->row];
+    int32_t wide = r.ways * r.units, layer;
+    int64_t between = nn__min(r.layers - 1, 2) * r.seq;
+    float *base = nn__floats(m, c->keep), *kept = base + r.layers * r.ways * r.pass;
+    float *state = nn__floats(m, c->tmp), *grads = state + 2 * (size_t)r.n * (size_t)r.units;
+    float *scratch = grads + between, *from = nn__floats(m, c->dy);
+    int set;
+    for (layer = r.layers; layer-- > 0;) {
+        int last = row->last && layer + 1 == r.layers;
+        float *x = layer ? nn__recurrent_between(&r, kept, layer - 1) : nn__floats(m, c->x);
+        float *to = layer ? grads + layer % 2 * (between - r.seq) : nn__floats(m, c->dx);
+        for (set = layer * r.ways; set < (layer + 1) * r.ways; set++) {
+            nn__pass p = nn__begin_pass(m, c, &r, set, base + set * r.pass, x);
+            nn__span dy = nn__span_of(from + p.backwards * r.units,
+                                      last ? wide : (ptrdiff_t)r.t * wide, wide);
+            nn__span dx = p.x;
+            dx.at = to ? to + (ptrdiff_t)p.first * p.in : NULL;
+            nn__recurrent_pass_grad(m, c, &r, &p, dy, last, dx, set % r.ways != 0, state, scratch);
+        }
+        if (layer) nn__recurrent_drop(m, c, &r, layer - 1, to);
+        from = to;
+    }
+}
+#endif
+
+#define NN__RECURRENT_FIELDS                                                             \
+    (NN__F(UNITS) | NN__F(LAYERS) | NN__F(BIDIRECTIONAL) | NN__F(LAST) | NN__F(RATE) |   \
+     NN__F(NO_BIAS) | NN__F(ONE_BIAS) | NN__F(LR) | NN__F(NO_DECAY))
+/* clang-format off */
+#define NN__DEFINE_RECURRENT(id, fields)                                                           \
+    NN__CONSTANT_BEGIN const nn_op nn_op_##id = {                                                  \
+        #id, #id, "weight_ih weight_hh bias_ih bias_hh", fields, 1, 1, 0, NN__RECURRENT_ROLE, 0,   \
+        nn__recurrent_shape, nn__recurrent_plan, nn__recurrent_forward,                            \
+        NN__TRAIN_ONLY(nn__recurrent_backward), NULL                                               \
+    };                                                                                             \
+    NN__CONSTANT_END
+/* clang-format on */
+NN__DEFINE_RECURRENT(lstm, NN__RECURRENT_FIELDS)
+NN__DEFINE_RECURRENT(gru, NN__RECURRENT_FIELDS | NN__F(RESET_BEFORE))
+NN__DEFINE_RECURRENT(rnn, NN__RECURRENT_FIELDS | NN__F(ACT))
+
 /* >>losses --------------------------------------------------------------------------------------
    From logits, value and gradient together. A loss per sample (and position) goes to the loss
    buffer; its mean is taken over the whole batch, so micro-batches report the same number. */
@@ -4812,12 +5564,6 @@ static size_t nn__target_size(const nn_model *m) {
     const nn_row *r = &m->row[m->row_count - 1];
     if (m->opts.loss == NN_CROSS_ENTROPY) return 4 * (size_t)(r->dim[0] * r->dim[1]);
     return 4 * (size_t)m->out_size;
-}
-
-static int32_t nn__label(const unsigned char *target, size_t i) {
-    int32_t label;
-    NN_MEMCPY(&label, target + 4 * i, 4);
-    return label;
 }
 
 /* All labels of n samples are outputs of the net; targets of BCE lie in 0..1. */
@@ -5040,6 +5786,7 @@ static void nn__begin_run(nn_model *m, const void *data, const void *target, int
     m->run.period = 0;
     m->run.count = n;
     m->run.step = m->step;
+    m->run.carries = m->opts.stateful;
     m->run.exec = NULL;      /* whatever had begun is dropped */
     m->run.forward_done = 0; /* the arena is about to be used */
     m->run.start = 0;
@@ -5063,6 +5810,8 @@ static uint32_t nn__root_of(const nn_model *m, uint32_t list, uint32_t count, ui
    that was folded into it. */
 static int nn__check_exists(const nn_model *m, uint32_t i) {
     uint32_t by = m->row[i].flags & NN__FOLDED ? m->input[m->row[i].input] : i, use = i;
+    if (m->rows[i].type == NN_I32)
+        return NN__FAIL(&m->opts, NN_ERR_CALL, "%R: its output are ids, not numbers", m->rows, i);
     if (m->row[by].fused != by) use = m->row[by].fused;
     else if (m->row[i].act_row != i) use = m->row[i].act_row;
     if (use == i) return 0;
@@ -5140,12 +5889,58 @@ static uint32_t nn__output_at(const nn_model *m, uint32_t list, uint32_t count) 
     return at;
 }
 
-/* The arguments of an inference call; names are those of x and y. */
+/* Steps of a sample, where it has some. */
+static int32_t nn__steps(const nn_model *m) {
+    return m->rows[0].type == NN_I32 ? m->row[0].dim[2] : m->row[0].dim[1];
+}
+
+/* Lengths of n samples. */
+static int nn__check_lengths(const nn_model *m, const int32_t *lengths, int32_t n) {
+    int32_t i;
+    for (i = 0; lengths && i < n; i++)
+        if (lengths[i] < 0 || lengths[i] > nn__steps(m))
+            return NN__FAIL(&m->opts, NN_ERR_LABEL, "length %d of sample %d is not from 0 to %d",
+                            (int)lengths[i], (int)i, (int)nn__steps(m));
+    return 0;
+}
+
+/* Ids of n samples are rows of every table that reads them. x NULL: the samples are features. */
+static int nn__check_ids(const nn_model *m, const void *x, int32_t n) {
+    const unsigned char *ids = (const unsigned char *)x;
+    size_t i, count = (size_t)m->in_size * (size_t)n;
+    int32_t most = INT32_MAX;
+    uint32_t row;
+    if (!x || m->rows[0].type != NN_I32) return 0;
+    for (row = 1; row < m->row_count; row++)
+        if (m->rows[row].op->role == NN__EMBEDDING_ROLE) most = nn__min(most, m->rows[row].vocab);
+    for (i = 0; i < count; i++) {
+        int32_t id = nn__label(ids, i);
+        if (id < 0 || id >= most)
+            return NN__FAIL(&m->opts, NN_ERR_LABEL,
+                            "id %d of sample %D, step %D is not from 0 to %d", (int)id,
+                            (int64_t)(i / (size_t)m->in_size), (int64_t)(i % (size_t)m->in_size),
+                            (int)most - 1);
+    }
+    return 0;
+}
+
+/* What n samples of sequences must be. */
+static int nn__check_sequences(const nn_model *m, const void *x, int32_t n) {
+    int err = nn__check_ids(m, x, n);
+    if (!err) err = nn__check_lengths(m, m->lengths, n);
+    if (!err && m->opts.stateful && n > m->opts.batch)
+        err = NN__FAIL(&m->opts, NN_ERR_CALL, "n is %d, but there are states of %d samples", (int)n,
+                       (int)m->opts.batch);
+    return err;
+}
+
+/* The arguments of an inference call; names are those of x and y. data: x are samples, not
+   features. */
 static int nn__check_inference(const nn_model *m, const void *x, const float *y, int n,
-                               const char *names) {
+                               const char *names, int data) {
     int err = nn__argument(m, (x && y) || n == 0, names);
     if (!err && n < 0) err = NN__FAIL(&m->opts, NN_ERR_CALL, "n is %d, must be 0 or more", n);
-    return err;
+    return err ? err : nn__check_sequences(m, data ? x : NULL, n);
 }
 
 static void nn__begin_inference(nn_model *m, const void *x, float *y, int n) {
@@ -5158,7 +5953,7 @@ static void nn__begin_inference(nn_model *m, const void *x, float *y, int n) {
 }
 
 NNDEF int nn_begin_infer(nn_model *m, const void *x, float *y, int n) {
-    int err = nn__check_inference(m, x, y, n, "x or y is NULL");
+    int err = nn__check_inference(m, x, y, n, "x or y is NULL", 1);
     if (err) return err;
     nn__begin_inference(m, x, y, n);
     if (n && !m->infer_count) NN_MEMCPY(y, x, (size_t)n * (size_t)m->out_size * 4);
@@ -5201,7 +5996,7 @@ NNDEF int nn_infer(nn_model *m, const void *x, float *y, int n) {
 
 NNDEF int nn_infer_to(nn_model *m, const char *row, const void *x, float *out, int n) {
     uint32_t at, next, i;
-    int err = nn__check_inference(m, x, out, n, "x or out is NULL");
+    int err = nn__check_inference(m, x, out, n, "x or out is NULL", 1);
     if (!err) err = nn__find_cut(m, row, 0, m->infer_count, &at, &next, &i);
     if (err) return err;
     nn__begin_inference(m, x, out, n);
@@ -5214,7 +6009,7 @@ NNDEF int nn_infer_to(nn_model *m, const char *row, const void *x, float *out, i
 
 NNDEF int nn_infer_from(nn_model *m, const char *row, const float *features, float *y, int n) {
     uint32_t at, next, i;
-    int err = nn__check_inference(m, features, y, n, "features or y is NULL");
+    int err = nn__check_inference(m, features, y, n, "features or y is NULL", 0);
     if (!err) err = nn__find_cut(m, row, 0, m->infer_count, &at, &next, &i);
     if (err) return err;
     nn__begin_inference(m, features, y, n);
@@ -5244,6 +6039,8 @@ NNDEF int nn_eval(nn_model *m, const void *x, const void *target, int n) {
     if (!err && n < 1) err = NN__FAIL(&m->opts, NN_ERR_CALL, "n is %d, must be 1 or more", n);
     if (!err) err = nn__argument(m, m->opts.loss, "eval needs a loss in the options");
     if (!err) err = nn__check_targets(m, target, n);
+    if (!err) err = nn__check_ids(m, x, n);
+    if (!err) err = nn__check_lengths(m, m->lengths, n);
     if (err) return err;
     losses = nn__floats(m, m->loss_offset);
     m->correct = 0;
@@ -5252,6 +6049,7 @@ NNDEF int nn_eval(nn_model *m, const void *x, const void *target, int n) {
         const unsigned char *z;
         nn__begin_run(m, x, target, turn);
         m->run.first = done;
+        m->run.carries = 0;
         nn__begin_turn(m);
         for (m->run.pc = 0; m->run.pc < m->infer_count; m->run.pc++) {
             const nn_cmd *c = &m->cmd[m->run.pc];
@@ -5264,6 +6062,51 @@ NNDEF int nn_eval(nn_model *m, const void *x, const void *target, int n) {
     }
     sum = sum + rest;
     m->loss = sum / nn__loss_terms(m, n);
+    return err;
+}
+
+NNDEF int nn_set_lengths(nn_model *m, const int32_t *lengths) {
+    int err = nn__argument(m, 1, "");
+    if (!err) m->lengths = lengths;
+    return err;
+}
+
+NNDEF int nn_step(nn_model *m, const void *x, float *y, int n) {
+    int err = nn__argument(m, m && m->opts.steps == 1 && m->opts.stateful,
+                           "nn_step needs a model built with opts.steps 1 and opts.stateful");
+    return err ? err : nn_infer(m, x, y, n);
+}
+
+NNDEF int nn_reset(nn_model *m) {
+    int err = nn__argument(m, m && m->opts.stateful, "the model was built without opts.stateful");
+    if (!err)
+        NN_MEMSET(m->block + m->carry_offset, 0,
+                  4 * (size_t)m->carry_size * (size_t)m->opts.batch);
+    return err;
+}
+
+NNDEF size_t nn_state_size(const nn_model *m) {
+    return m && m->block ? (size_t)m->carry_size : 0;
+}
+
+static int nn__check_state(const nn_model *m, const float *states, int n) {
+    int err = nn__argument(m, m && m->opts.stateful, "the model was built without opts.stateful");
+    if (!err) err = nn__argument(m, states != NULL, "the states are NULL");
+    if (!err && (n < 0 || n > m->opts.batch))
+        err = NN__FAIL(&m->opts, NN_ERR_CALL, "n is %d, there are states of %d samples", n,
+                       (int)m->opts.batch);
+    return err;
+}
+
+NNDEF int nn_get_state(const nn_model *m, float *out, int n) {
+    int err = nn__check_state(m, out, n);
+    if (!err) NN_MEMCPY(out, m->block + m->carry_offset, 4 * nn_state_size(m) * (size_t)n);
+    return err;
+}
+
+NNDEF int nn_set_state(nn_model *m, const float *states, int n) {
+    int err = nn__check_state(m, states, n);
+    if (!err) NN_MEMCPY(m->block + m->carry_offset, states, 4 * nn_state_size(m) * (size_t)n);
     return err;
 }
 
@@ -5325,7 +6168,8 @@ static int nn__check_samples(const nn_model *m, const float *x, size_t size, int
 }
 
 static int nn__check_inputs(const nn_model *m, const void *x, int32_t n) {
-    if (m->rows[0].type != NN_F32) return 0;
+    int err = nn__check_sequences(m, x, n);
+    if (err || m->rows[0].type != NN_F32) return err;
     return nn__check_samples(m, (const float *)x, (size_t)m->in_size, n);
 }
 
@@ -5402,6 +6246,7 @@ NNDEF int nn_train_from(nn_model *m, const char *row, const float *features, con
     int err = nn__training_arguments(m, features, target, n, m ? m->opts.batch : 0);
     if (!err) err = nn__find_entrance(m, row, &e);
     if (!err) err = nn__check_samples(m, features, (size_t)nn__elements(&m->row[e.row]), n);
+    if (!err) err = nn__check_sequences(m, NULL, n);
     if (err) return err;
     nn__begin_step(m, features, target, n);
     nn__enter(m, &e, features);
@@ -5420,6 +6265,7 @@ NNDEF int nn_forward(nn_model *m, const void *x, const void *target, float *y, i
         err = NN__FAIL(&m->opts, NN_ERR_CALL, "n is %d, the model takes 1 to %d samples", n,
                        (int)m->micro);
     if (!err && target) err = nn__check_targets(m, target, n);
+    if (!err) err = nn__check_sequences(m, x, n);
     if (err) return err;
     sample = m->run.accumulated;
     nn__begin_run(m, x, target, n);
@@ -5541,6 +6387,12 @@ static int nn__fit_arguments(nn_model *m, const nn_fit_opts *f) {
     if (!err)
         err = nn__training_arguments(m, f->x, f->y, nn__min(f->n, m->opts.batch), m->opts.batch);
     if (!err) err = nn__check_targets(m, f->y, f->n);
+    if (!err)
+        err = nn__argument(m, !m->opts.stateful,
+                           "nn_fit takes samples in any order, so not with opts.stateful");
+    if (!err) err = nn__check_lengths(m, f->lengths, f->n);
+    if (!err) err = nn__check_lengths(m, f->lengths_val, f->n_val);
+    if (!err) m->lengths = f->lengths;
     if (!err && !f->from) err = nn__check_inputs(m, f->x, f->n);
     if (!err && f->n_val < 0)
         err = NN__FAIL(&m->opts, NN_ERR_CALL, "n_val is %d, must be 0 or more", (int)f->n_val);
@@ -5619,8 +6471,10 @@ NNDEF int nn_fit(nn_model *m, const nn_fit_opts *f) {
         p.step = p.steps;
         p.epoch_end = 1;
         if (f->n_val) {
+            m->lengths = f->lengths_val;
             err = nn_eval(m, f->x_val, f->y_val, f->n_val);
             if (err) return err;
+            m->lengths = f->lengths;
             p.loss_val = m->loss;
             p.accuracy_val = nn__accuracy(m, m->correct, f->n_val);
         }
@@ -5793,7 +6647,12 @@ static void nn__init_tensor(nn_model *m, uint32_t i) {
         return;
     }
     fan_in = (float)k;
-    if (m->opts.init == NN_INIT_KERAS) {
+    if (m->rows[t->row].op->role == NN__RECURRENT_ROLE) fan_in = (float)m->rows[t->row].units;
+    if (m->rows[t->row].op->role == NN__EMBEDDING_ROLE) {
+        bound = m->opts.init == NN_INIT_KERAS ? 0.05000000074505806f : 1.7320507764816284f;
+    } else if (m->opts.init == NN_INIT_KERAS) {
+        if (m->rows[t->row].op->role == NN__RECURRENT_ROLE) weight = t;
+        fan_in = (float)(weight->count / (uint32_t)weight->dim[0]);
         float fans = fan_in + (float)(weight->count / (uint32_t)weight->dim[1]);
         bound = 6.0f / fans;
         bound = nn__sqrt(bound);
@@ -8493,6 +9352,142 @@ NN__KERNEL float NN__ID(sum_f32)(const float *x, size_t n) {
             lane[l] = NN__ADD(lane[l], NN__LOAD(x + i, NN__LEFT(n - i)));
     return NN__SUM16(lane);
 }
+
+/* >>cells ---------------------------------------------------------------------------------------
+   Recurrent cells, one step of one sample; what the products left stands in z and q. */
+
+/* Hochreiter and Schmidhuber, 1997, with a forget gate: c = s(f) c0 + s(i) tanh(g), h = s(o)
+   tanh(c) */
+NN__KERNEL void NN__ID(lstm_f32)(float *z, float *h, float *c, const float *c0, int32_t n) {
+    int32_t j;
+    for (j = 0; j < n; j += NN__WIDTH) {
+        int w = NN__LEFT(n - j);
+        NN__V i = NN__ID(sigmoid)(NN__LOAD(z + j, w)), f = NN__ID(sigmoid)(NN__LOAD(z + n + j, w));
+        NN__V g = NN__ID(tanh)(NN__LOAD(z + 2 * n + j, w));
+        NN__V o = NN__ID(sigmoid)(NN__LOAD(z + 3 * n + j, w)), x = NN__MUL(i, g);
+        x = NN__FMA(f, NN__LOAD(c0 + j, w), x);
+        NN__STORE(z + j, i, w);
+        NN__STORE(z + n + j, f, w);
+        NN__STORE(z + 2 * n + j, g, w);
+        NN__STORE(z + 3 * n + j, o, w);
+        NN__STORE(c + j, x, w);
+        x = NN__ID(tanh)(x);
+        NN__STORE(h + j, NN__MUL(o, x), w);
+    }
+}
+
+/* Cho et al., 2014: r = s(zr + qr), z = s(zz + qz); rh = r h0, NULL: not wanted. */
+NN__KERNEL void NN__ID(gru_gates_f32)(float *z, const float *q, float *rh, const float *h0,
+                                      int32_t n) {
+    int32_t j;
+    for (j = 0; j < n; j += NN__WIDTH) {
+        int w = NN__LEFT(n - j);
+        NN__V r = NN__ADD(NN__LOAD(z + j, w), NN__LOAD(q + j, w));
+        NN__V u = NN__ADD(NN__LOAD(z + n + j, w), NN__LOAD(q + n + j, w));
+        r = NN__ID(sigmoid)(r);
+        NN__STORE(z + j, r, w);
+        NN__STORE(z + n + j, NN__ID(sigmoid)(u), w);
+        if (rh) NN__STORE(rh + j, NN__MUL(r, NN__LOAD(h0 + j, w)), w);
+    }
+}
+
+/* n = tanh(zn + r qn), or without r where the reset came before; h = n + z (h0 - n) */
+NN__KERNEL void NN__ID(gru_f32)(float *z, const float *q, float *h, const float *h0, int32_t n,
+                                int reset) {
+    int32_t j;
+    for (j = 0; j < n; j += NN__WIDTH) {
+        int w = NN__LEFT(n - j);
+        NN__V r = reset ? NN__LOAD(z + j, w) : NN__K(1.0f), x;
+        x = NN__FMA(r, NN__LOAD(q + 2 * n + j, w), NN__LOAD(z + 2 * n + j, w));
+        x = NN__ID(tanh)(x);
+        NN__STORE(z + 2 * n + j, x, w);
+        r = NN__SUB(NN__LOAD(h0 + j, w), x);
+        NN__STORE(h + j, NN__FMA(NN__LOAD(z + n + j, w), r, x), w);
+    }
+}
+
+#ifndef NN_NO_TRAIN
+/* d * y * (1 - y) and d * (1 - y^2) */
+NN__KERNEL_INLINE NN__V NN__ID(sigmoid_grad)(NN__V d, NN__V y) {
+    NN__V x = NN__SUB(NN__K(1.0f), y);
+    x = NN__MUL(x, y);
+    return NN__MUL(d, x);
+}
+NN__KERNEL_INLINE NN__V NN__ID(tanh_grad)(NN__V d, NN__V y) {
+    NN__V x = NN__SUB(NN__KBITS(0), y);
+    x = NN__FMA(x, y, NN__K(1.0f));
+    return NN__MUL(d, x);
+}
+
+NN__KERNEL void NN__ID(lstm_grad_f32)(float *z, float *dh, float *dc, const float *c,
+                                      const float *c0, int32_t n) {
+    int32_t j;
+    for (j = 0; j < n; j += NN__WIDTH) {
+        int w = NN__LEFT(n - j);
+        NN__V i = NN__LOAD(z + j, w), f = NN__LOAD(z + n + j, w), g = NN__LOAD(z + 2 * n + j, w);
+        NN__V o = NN__LOAD(z + 3 * n + j, w), d = NN__LOAD(dh + j, w);
+        NN__V t = NN__ID(tanh)(NN__LOAD(c + j, w)), x;
+        NN__STORE(z + 3 * n + j, NN__ID(sigmoid_grad)(NN__MUL(d, t), o), w);
+        d = NN__MUL(d, o);
+        d = NN__ADD(NN__LOAD(dc + j, w), NN__ID(tanh_grad)(d, t));
+        x = NN__MUL(d, g);
+        NN__STORE(z + j, NN__ID(sigmoid_grad)(x, i), w);
+        x = NN__MUL(d, NN__LOAD(c0 + j, w));
+        NN__STORE(z + n + j, NN__ID(sigmoid_grad)(x, f), w);
+        x = NN__MUL(d, i);
+        NN__STORE(z + 2 * n + j, NN__ID(tanh_grad)(x, g), w);
+        NN__STORE(dc + j, NN__MUL(d, f), w);
+        NN__STORE(dh + j, NN__KBITS(0), w);
+    }
+}
+
+/* reset: q becomes the gradients of what it held. Else: z's r stays, and q gets 0, 0 and that of n,
+   whose product by the weight gru_reset_grad then takes as drh. */
+NN__KERNEL void NN__ID(gru_grad_f32)(float *z, float *q, float *dh, const float *h0, int32_t n,
+                                     int reset) {
+    int32_t j;
+    for (j = 0; j < n; j += NN__WIDTH) {
+        int w = NN__LEFT(n - j);
+        NN__V r = NN__LOAD(z + j, w), u = NN__LOAD(z + n + j, w), x = NN__LOAD(z + 2 * n + j, w);
+        NN__V d = NN__LOAD(dh + j, w), dn, du;
+        NN__STORE(dh + j, NN__MUL(d, u), w);
+        dn = NN__SUB(NN__K(1.0f), u);
+        dn = NN__MUL(d, dn);
+        dn = NN__ID(tanh_grad)(dn, x);
+        du = NN__SUB(NN__LOAD(h0 + j, w), x);
+        du = NN__MUL(d, du);
+        du = NN__ID(sigmoid_grad)(du, u);
+        NN__STORE(z + n + j, du, w);
+        NN__STORE(z + 2 * n + j, dn, w);
+        if (reset) {
+            d = NN__MUL(dn, NN__LOAD(q + 2 * n + j, w));
+            d = NN__ID(sigmoid_grad)(d, r);
+            NN__STORE(z + j, d, w);
+            NN__STORE(q + j, d, w);
+            NN__STORE(q + n + j, du, w);
+            NN__STORE(q + 2 * n + j, NN__MUL(dn, r), w);
+        } else {
+            NN__STORE(q + j, NN__KBITS(0), w);
+            NN__STORE(q + n + j, NN__KBITS(0), w);
+            NN__STORE(q + 2 * n + j, dn, w);
+        }
+    }
+}
+
+/* From drh, the gradient of r h0: dh += drh r, z's r becomes its gradient, and rh = r h0. */
+NN__KERNEL void NN__ID(gru_reset_grad_f32)(float *z, float *rh, float *dh, const float *drh,
+                                           const float *h0, int32_t n) {
+    int32_t j;
+    for (j = 0; j < n; j += NN__WIDTH) {
+        int w = NN__LEFT(n - j);
+        NN__V r = NN__LOAD(z + j, w), h = NN__LOAD(h0 + j, w), d = NN__LOAD(drh + j, w);
+        NN__STORE(rh + j, NN__MUL(r, h), w);
+        NN__STORE(dh + j, NN__FMA(d, r, NN__LOAD(dh + j, w)), w);
+        d = NN__MUL(d, h);
+        NN__STORE(z + j, NN__ID(sigmoid_grad)(d, r), w);
+    }
+}
+#endif
 
 /* >>updates -------------------------------------------------------------------------------------
    Optimizer steps, initial values, dropout. */

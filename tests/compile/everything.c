@@ -276,8 +276,38 @@ static void files(void) {
 #endif
 }
 
+/* ---- sequences: one by one as all at once ---- */
+
+static void sequences(void) {
+    static const char rows[] = "input x - shape=4 type=i32; embedding e x vocab=9 units=3;"
+                               "lstm l e units=5; gru g l units=4 last=1; dense d g units=2";
+    static const int32_t ids[2][4] = { { 1, 8, 0, 3 }, { 5, 5, 2, 7 } }, lengths[2] = { 4, 3 };
+    static float state[2][14];
+    nn_opts o = options(NULL, 0);
+    nn_model m;
+    int t;
+
+    CHECK(nn_build_text(&m, rows, &o) == 0);
+    CHECK(nn_set_lengths(&m, lengths) == 0);
+    CHECK(nn_infer(&m, ids, out[0], 2) == 0);
+    nn_free(&m);
+    o.steps = o.stateful = 1;
+    CHECK(nn_build_text(&m, rows, &o) == 0);
+    CHECK(nn_state_size(&m) == 14 && nn_reset(&m) == 0);
+    for (t = 0; t < 4; t++) {
+        int32_t step[2];
+        step[0] = ids[0][t];
+        step[1] = ids[1][t];
+        CHECK(nn_get_state(&m, state[0], 2) == 0 && nn_set_state(&m, state[0], 2) == 0);
+        CHECK(nn_step(&m, step, again[0], t < lengths[1] ? 2 : 1) == 0);
+    }
+    CHECK(same(out, again, 2 * sizeof out[0]));
+    nn_free(&m);
+}
+
 int main(void) {
     make_net_and_data();
+    sequences();
     infer();
     train();
     files();
