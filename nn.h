@@ -3554,26 +3554,27 @@ static void nn__linear(const nn_model *m, const nn_tensor *w, const float *bias,
 }
 
 #ifndef NN_NO_TRAIN
-/* dx[..][i] (+)= sum_o dy[..][o] w[o][i] */
-static void nn__linear_input_grad(const nn_model *m, const nn_tensor *w, nn__span dy, nn__span dx,
-                                  int32_t inner, int32_t outer, int add) {
+/* dx[..][i] (+)= sum_o dy[..][o] w[o][i]. packed: w as nn__pack_transposed left it; NULL: w as it
+   lies. */
+static void nn__linear_input_grad(const nn_model *m, const nn_tensor *w, const float *packed,
+                                  nn__span dy, nn__span dx, int32_t inner, int32_t outer, int add) {
     int32_t in = w->dim[1], out = w->dim[0], whole = w->layout == NN__PANELS ? out & ~15 : out;
     nn__gemm g = nn__product(dy, dx, inner, outer, add);
     g.ak[1] = NN__LANES;
-    g.b = nn__values(m, w);
+    g.b = packed ? packed : nn__values(m, w);
     g.cols = in;
     g.n[0] = out;
-    g.bc = 1;
-    g.bk[0] = in;
-    if (w->layout == NN__PANELS) {
+    g.bc = packed ? out : 1;
+    g.bk[0] = packed ? NN__LANES : in;
+    if (w->layout == NN__PANELS && !packed) {
         g.bc = g.bj = NN__LANES;
         g.bk[0] = 1;
         g.bk[1] = (ptrdiff_t)NN__LANES * in;
         g.n[0] = NN__LANES;
         g.n[1] = whole / NN__LANES;
     }
-    if (whole) NN__CALL(m, gemm, &g);
-    if (whole == out) return;
+    if (whole || packed) NN__CALL(m, gemm, &g);
+    if (whole == out || packed) return;
     g.a += whole;
     g.b += (ptrdiff_t)whole * in;
     g.bc = g.bj = out - whole;
@@ -3581,6 +3582,31 @@ static void nn__linear_input_grad(const nn_model *m, const nn_tensor *w, nn__spa
     g.n[1] = 1;
     g.add |= whole != 0;
     NN__CALL(m, gemm, &g);
+}
+
+/* Floats of w packed so, and w packed: panels of 16 inputs, each [out][16]. For products that meet
+   it more than once. */
+static int64_t nn__transposed_size(int64_t out, int64_t in) {
+    return nn__times(out, nn__round_up(in, NN__LANES));
+}
+
+static void nn__pack_transposed(const nn_model *m, const nn_tensor *w, float *to) {
+    int32_t in = w->dim[1], out = w->dim[0], whole = w->layout == NN__PANELS ? out & ~15 : 0, i;
+    for (i = 0; i < in; i += NN__LANES, to += out * NN__LANES) {
+        int32_t width = nn__min(NN__LANES, in - i), n[3] = { NN__LANES, 1, 1 }, rest = out - whole;
+        ptrdiff_t bk[3] = { 1, 0, 0 };
+        n[1] = whole / NN__LANES;
+        bk[1] = (ptrdiff_t)NN__LANES * in;
+        NN__CALL(m, pack, to, nn__values(m, w) + i * NN__LANES, n, bk, NN__LANES, width);
+        n[0] = rest;
+        n[1] = 1;
+        if (w->layout == NN__PANELS)
+            NN__CALL(m, pack, to + whole * NN__LANES,
+                     nn__values(m, w) + (ptrdiff_t)whole * in + i * rest, n, bk, rest, width);
+        bk[0] = in;
+        if (w->layout != NN__PANELS)
+            NN__CALL(m, pack, to, nn__values(m, w) + i, n, bk, 1, width);
+    }
 }
 #endif
 
@@ -3766,7 +3792,7 @@ static void nn__dense_input_grad(const nn_model *m, const nn_cmd *c, int32_t row
     nn__span dx = nn__span_of(nn__floats(m, c->dx), in, 0);
     nn__gemm g;
     if (in >= NN__LANES) {
-        nn__linear_input_grad(m, w, dy, dx, rows, 1, 0);
+        nn__linear_input_grad(m, w, NULL, dy, dx, rows, 1, 0);
         return;
     }
     g = nn__product(dy, dx, rows, 1, 0);
@@ -5109,26 +5135,28 @@ NN__DEFINE_OP(embedding, "embedding", "weight", 1, 1, 0, NN__EMBEDDING_ROLE, 0, 
    A step that does not count leaves the state as it was, and its output is zero.
 
    One layer and direction is a pass, with tensors of its own (a set). Its steps are numbered in the
-   order it takes them, and lie as [step][sample][...]. A pass keeps
+   order it takes them. A pass keeps
 
-     z   gates, [steps][n][gates]; backward turns them into their gradients
+     z   gates, [n][t][gates]; backward turns them into their gradients
      q   gru: what h adds to the gates, likewise
-     h   the states, [steps + 1][n][units]: before the first step and after each
+     h   the states, [n][t + 1][units]: before the first step and after each
      c   lstm: cells, likewise
 
-   for backward; inference takes some steps at a time, and of q, h and c only one. Sums of weight
-   gradients run sample by sample, each from its last step to its first. */
+   for backward. Inference has z as [steps][n][gates] for some steps at a time, and of q, h and c
+   one step. Sums of weight gradients run sample by sample, each from its last step to its first. */
 
 typedef struct nn__recurrent {
     int32_t t, n, in, units, gates; /* steps, samples that buffers hold; gates * units of a cell */
-    int32_t layers, ways, steps;    /* steps that z holds */
+    int32_t layers, ways, steps;    /* steps that are projected at a time */
     int gru, lstm, kept, reset_before;
-    ptrdiff_t h_step, q_step;       /* from step to step; 0: in the same place */
+    ptrdiff_t z_step, q_step, h_step; /* from step to step; 0: in the same place */
+    ptrdiff_t z_row, q_row, h_row;    /* from sample to sample */
     int64_t z, q, h, c, pass, seq;  /* floats of each in a pass, of all of them, of a sequence
                                        between layers */
 } nn__recurrent;
 
-#define NN__PROJECTED 65536 /* floats of z that inference makes at a time */
+#define NN__PROJECTED 65536 /* floats of z at a time: they shall still be in the cache when the step
+                               comes to them */
 
 /* Gates of a cell. By name, since naming the ops here would link them all. */
 static int32_t nn__recurrent_gates(const nn_layer *row) {
@@ -5159,10 +5187,13 @@ static nn__recurrent nn__recurrent_of(const nn_model *m, uint32_t i, int kept) {
     r.ways = row->bidirectional + 1;
     r.kept = kept;
     size = (int64_t)r.n * r.gates;
-    r.steps = kept ? r.t : nn__min(r.t, nn__max(1, (int32_t)(NN__PROJECTED / size)));
-    r.h_step = kept ? (ptrdiff_t)r.n * r.units : 0;
-    r.q_step = kept ? (ptrdiff_t)size : 0;
-    r.z = nn__times(r.steps, size);
+    r.steps = nn__min(r.t, nn__max(1, (int32_t)(NN__PROJECTED / size)));
+    r.z_step = kept ? r.gates : (ptrdiff_t)size;
+    r.q_step = kept ? r.gates : 0;
+    r.h_step = kept ? r.units : 0;
+    r.z_row = r.q_row = (kept ? (ptrdiff_t)r.t : 1) * r.gates;
+    r.h_row = (kept ? (ptrdiff_t)r.t + 1 : 1) * r.units;
+    r.z = nn__times(kept ? r.t : r.steps, size);
     r.q = r.gru ? nn__times(kept ? r.t : 1, size) : 0;
     r.h = nn__times(kept ? r.t + 1 : 1, nn__times(r.n, r.units));
     r.c = r.lstm ? r.h : 0;
@@ -5214,7 +5245,7 @@ static void nn__recurrent_plan(const nn_model *m, uint32_t row, nn_need *need) {
         return;
     }
     need->keep_fixed = 4 * (sets * r.pass + (r.layers - 1) * r.seq);
-    need->tmp_back = 4 * (2 * state + between);
+    need->tmp_back = 4 * (2 * state + between + nn__transposed_size(r.gates, r.units));
     if (r.reset_before) need->tmp_back += 4 * (r.q + nn__times(r.t, state) + state);
 }
 
@@ -5276,7 +5307,7 @@ static void nn__carry(const nn_model *m, const nn__recurrent *r, const nn__pass 
                       float *c, int save) {
     size_t size = 4 * (size_t)r->units;
     int32_t i;
-    for (i = 0; i < m->run.n; i++, h += r->units, c += r->units) {
+    for (i = 0; i < m->run.n; i++, h += r->h_row, c += r->h_row) {
         float *carry = p->carry ? p->carry + (ptrdiff_t)i * m->carry_size : NULL;
         if (save && carry) {
             NN_MEMCPY(carry, h, size);
@@ -5291,36 +5322,37 @@ static void nn__carry(const nn_model *m, const nn__recurrent *r, const nn__pass 
     }
 }
 
-/* One step of all samples: z and q hold what x gives; h0, c0 to h, c. */
+/* Step number step of all samples; z holds what x gives. */
 static void nn__recurrent_step(nn_model *m, const nn_cmd *c, const nn__recurrent *r,
-                               const nn__pass *p, int32_t step, float *z, float *q, float *rh,
-                               nn__span y) {
+                               const nn__pass *p, int32_t step, float *z, float *rh, nn__span y) {
     int32_t t = p->first + (int32_t)p->dir * step, u = r->units, n = m->run.n, i;
     const nn_tensor *w = p->w + 1;
     float *h0 = p->h + step * r->h_step, *h = h0 + r->h_step;
-    float *c0 = p->c + step * r->h_step, *cell = c0 + r->h_step;
-    nn__span from = nn__span_of(h0, u, 0), to = nn__span_of(r->gru ? q : z, r->gates, 0);
+    float *c0 = p->c + step * r->h_step, *cell = c0 + r->h_step, *q = p->q + step * r->q_step;
+    nn__span to = r->gru ? nn__span_of(q, r->q_row, 0) : nn__span_of(z, r->z_row, 0);
     const float *bias = r->gru && p->biases > 1 ? nn__values(m, p->w + 3) : NULL;
-    nn__linear(m, w, bias, from, to, n, 1, !r->gru);
+    nn__linear(m, w, bias, nn__span_of(h0, r->h_row, 0), to, n, 1, !r->gru);
     for (i = 0; r->reset_before && i < n; i++)
-        NN__CALL(m, gru_gates, z + i * r->gates, q + i * r->gates, rh + i * u, h0 + i * u, u);
+        NN__CALL(m, gru_gates, z + i * r->z_row, q + i * r->q_row, rh + i * u, h0 + i * r->h_row,
+                 u);
     if (r->reset_before) nn__linear(m, w, NULL, nn__span_of(rh, u, 0), to, n, 1, 0);
-    for (i = 0; i < n; i++, z += r->gates, q += r->gates, h0 += u, h += u, c0 += u, cell += u) {
+    for (i = 0; i < n; i++, z += r->z_row, q += r->q_row) {
         int counts = nn__counts(m, nn__in(m, c), i, t);
         float *out = y.at ? y.at + i * y.inner + t * y.outer : NULL;
+        ptrdiff_t at = i * r->h_row;
         if (!counts) {
-            if (r->h_step) NN_MEMCPY(h, h0, 4 * (size_t)u);
-            if (r->h_step && r->lstm) NN_MEMCPY(cell, c0, 4 * (size_t)u);
+            if (r->h_step) NN_MEMCPY(h + at, h0 + at, 4 * (size_t)u);
+            if (r->h_step && r->lstm) NN_MEMCPY(cell + at, c0 + at, 4 * (size_t)u);
         } else if (r->lstm) {
-            NN__CALL(m, lstm, z, h, cell, c0, u);
+            NN__CALL(m, lstm, z, h + at, cell + at, c0 + at, u);
         } else if (r->gru) {
-            if (!r->reset_before) NN__CALL(m, gru_gates, z, q, NULL, h0, u);
-            NN__CALL(m, gru, z, q, h, h0, u, !r->reset_before);
+            if (!r->reset_before) NN__CALL(m, gru_gates, z, q, NULL, h0 + at, u);
+            NN__CALL(m, gru, z, q, h + at, h0 + at, u, !r->reset_before);
         } else {
             NN__CALL(m, act, z, (size_t)u, u, m->row[c->row].act, 0);
-            NN_MEMCPY(h, z, 4 * (size_t)u);
+            NN_MEMCPY(h + at, z, 4 * (size_t)u);
         }
-        if (out && counts) NN_MEMCPY(out, h, 4 * (size_t)u);
+        if (out && counts) NN_MEMCPY(out, h + at, 4 * (size_t)u);
         else if (out) NN_MEMSET(out, 0, 4 * (size_t)u);
     }
 }
@@ -5339,12 +5371,12 @@ static float *nn__recurrent_pass(nn_model *m, const nn_cmd *c, const nn__recurre
     nn__carry(m, r, p, p->h, p->c, 0);
     for (first = 0; first < r->t; first += r->steps) {
         int32_t steps = nn__min(r->steps, r->t - first);
-        nn__span x = p->x, z = nn__span_of(p->z, r->gates, (ptrdiff_t)r->n * r->gates);
+        nn__span x = p->x, z = nn__span_of(p->z, r->z_row, r->z_step);
         x.at += first * x.outer;
+        if (r->kept) z.at += first * z.outer;
         nn__linear(m, p->w, b, x, z, m->run.n, steps, 0);
-        for (step = first; step < first + steps; step++)
-            nn__recurrent_step(m, c, r, p, step, p->z + (step - first) * z.outer,
-                               p->q + step * r->q_step, rh, y);
+        for (step = 0; step < steps; step++)
+            nn__recurrent_step(m, c, r, p, first + step, z.at + step * z.outer, rh, y);
     }
     nn__carry(m, r, p, p->h + r->t * r->h_step, p->c + r->t * r->h_step, 1);
     return p->h + r->t * r->h_step;
@@ -5386,7 +5418,7 @@ static void nn__recurrent_forward(nn_model *m, const nn_cmd *c) {
             nn__span out = nn__span_of(top && last ? NULL : y, (ptrdiff_t)r.t * wide, wide);
             h = nn__recurrent_pass(m, c, &r, &p, out, bias, rh);
             for (i = 0; top && last && i < m->run.n; i++)
-                NN_MEMCPY(y + i * wide, h + i * r.units, 4 * (size_t)r.units);
+                NN_MEMCPY(y + i * wide, h + i * r.h_row, 4 * (size_t)r.units);
         }
         if (!top) nn__recurrent_drop(m, c, &r, layer, to);
         x = to;
@@ -5399,17 +5431,16 @@ static void nn__recurrent_forward(nn_model *m, const nn_cmd *c) {
 static void nn__recurrent_weight_grad(const nn_model *m, const nn_cmd *c, const nn__recurrent *r,
                                       int tensor, nn__span x, const float *dz) {
     const nn_tensor *w = nn__tensor(m, c, tensor);
-    ptrdiff_t step = (ptrdiff_t)r->n * r->gates;
     nn__gemm g;
     nn__begin_gemm(&g);
     g.a = x.at;
     g.ar[0] = 1;
     g.ak[0] = x.outer;
     g.ak[1] = x.inner;
-    g.b = dz + (r->t - 1) * step;
+    g.b = dz + (r->t - 1) * r->z_step;
     g.bc = 1;
-    g.bk[0] = -step;
-    g.bk[1] = r->gates;
+    g.bk[0] = -r->z_step;
+    g.bk[1] = r->z_row;
     g.n[0] = r->t;
     g.n[1] = m->run.n;
     g.rows[0] = w->dim[1];
@@ -5424,26 +5455,25 @@ static void nn__recurrent_weight_grad(const nn_model *m, const nn_cmd *c, const 
 static void nn__recurrent_bias_grad(const nn_model *m, const nn_cmd *c, const nn__recurrent *r,
                                     int tensor, const float *dz) {
     float *db = nn__grad(m, c, tensor);
-    ptrdiff_t step = (ptrdiff_t)r->n * r->gates;
     int32_t i;
     for (i = 0; db && i < m->run.n; i++)
-        NN__CALL(m, add_rows, db, dz + (r->t - 1) * step + i * r->gates, (size_t)r->t, r->gates,
-                 -step);
+        NN__CALL(m, add_rows, db, dz + (r->t - 1) * r->z_step + i * r->z_row, (size_t)r->t,
+                 r->gates, -r->z_step);
 }
 
 /* dh and dc, those of the state after a step, to those before it; z and q to their gradients. more:
-   reset_before: gradients of r and z, r h0 of the step, and scratch. */
+   for reset_before gradients of r and z, r h0, and scratch; the packed weight_hh. */
 static void nn__recurrent_step_grad(nn_model *m, const nn_cmd *c, const nn__recurrent *r,
                                     const nn__pass *p, int32_t step, nn__span dy, float *dh,
-                                    float *dc, float *more[3]) {
+                                    float *dc, float *const more[4]) {
     int32_t t = p->first + (int32_t)p->dir * step, u = r->units, n = m->run.n, i;
-    ptrdiff_t z_step = (ptrdiff_t)r->n * r->gates;
-    float *z = p->z + step * z_step, *q = p->q + step * r->q_step;
+    float *z = p->z + step * r->z_step, *q = p->q + step * r->q_step;
     float *h0 = p->h + step * r->h_step, *c0 = p->c + step * r->h_step, *cell = c0 + r->h_step;
-    float *rz = more[0] + step * z_step, *rh = more[1] + step * r->h_step, *drh = more[2];
-    nn__span to = nn__span_of(dh, u, 0);
+    float *rz = more[0] + step * r->q_step, *rh = more[1] + (ptrdiff_t)step * u, *drh = more[2];
+    nn__span hidden = r->gru ? nn__span_of(q, r->q_row, 0) : nn__span_of(z, r->z_row, 0);
     for (i = 0; i < n; i++) {
-        float *zi = z + i * r->gates, *qi = q + i * r->gates, *dhi = dh + i * u;
+        float *zi = z + i * r->z_row, *qi = q + i * r->q_row, *dhi = dh + i * u;
+        ptrdiff_t at = i * r->h_row;
         if (!nn__counts(m, nn__in(m, c), i, t)) {
             NN_MEMSET(zi, 0, 4 * (size_t)r->gates);
             if (r->gru) NN_MEMSET(qi, 0, 4 * (size_t)r->gates);
@@ -5451,9 +5481,9 @@ static void nn__recurrent_step_grad(nn_model *m, const nn_cmd *c, const nn__recu
         }
         if (dy.at) NN__CALL(m, add, dhi, dhi, dy.at + i * dy.inner + t * dy.outer, (size_t)u);
         if (r->lstm) {
-            NN__CALL(m, lstm_grad, zi, dhi, dc + i * u, cell + i * u, c0 + i * u, u);
+            NN__CALL(m, lstm_grad, zi, dhi, dc + i * u, cell + at, c0 + at, u);
         } else if (r->gru) {
-            NN__CALL(m, gru_grad, zi, qi, dhi, h0 + i * u, u, !r->reset_before);
+            NN__CALL(m, gru_grad, zi, qi, dhi, h0 + at, u, !r->reset_before);
         } else {
             NN__CALL(m, act_grad, dhi, zi, (size_t)u, u, m->row[c->row].act, 0);
             NN_MEMCPY(zi, dhi, 4 * (size_t)u);
@@ -5461,20 +5491,19 @@ static void nn__recurrent_step_grad(nn_model *m, const nn_cmd *c, const nn__recu
         }
     }
     if (r->reset_before) {
-        nn__linear_input_grad(m, p->w + 1, nn__span_of(q, r->gates, 0), nn__span_of(drh, u, 0), n,
-                              1, 0);
+        nn__linear_input_grad(m, p->w + 1, more[3], hidden, nn__span_of(drh, u, 0), n, 1, 0);
         for (i = 0; i < n; i++) {
-            float *zi = z + i * r->gates, *rzi = rz + i * r->gates;
+            float *zi = z + i * r->z_row, *rzi = rz + i * r->q_row, *rhi = rh + i * r->t * u;
             if (nn__counts(m, nn__in(m, c), i, t))
-                NN__CALL(m, gru_reset_grad, zi, rh + i * u, dh + i * u, drh + i * u, h0 + i * u, u);
-            else NN_MEMSET(rh + i * u, 0, 4 * (size_t)u);
+                NN__CALL(m, gru_reset_grad, zi, rhi, dh + i * u, drh + i * u, h0 + i * r->h_row, u);
+            else NN_MEMSET(rhi, 0, 4 * (size_t)u);
             NN_MEMCPY(rzi, zi, 8 * (size_t)u);
             NN_MEMSET(rzi + 2 * u, 0, 4 * (size_t)u);
         }
-        q = rz;
+        hidden.at = rz;
     }
     if (step)
-        nn__linear_input_grad(m, p->w + 1, nn__span_of(r->gru ? q : z, r->gates, 0), to, n, 1, 1);
+        nn__linear_input_grad(m, p->w + 1, more[3], hidden, nn__span_of(dh, u, 0), n, 1, 1);
 }
 
 /* dy: as y of nn__recurrent_pass; last: [n][wide], the gradient of the last state. dx: [n][t][in],
@@ -5483,33 +5512,42 @@ static void nn__recurrent_pass_grad(nn_model *m, const nn_cmd *c, const nn__recu
                                     const nn__pass *p, nn__span dy, int last, nn__span dx, int add,
                                     float *state, float *scratch) {
     size_t size = (size_t)r->n * (size_t)r->units;
-    float *dh = state, *dc = state + size, *more[3], *hidden = r->gru ? p->q : p->z;
+    float *dh = state, *dc = state + size, *more[4], *hidden = r->gru ? p->q : p->z;
     int32_t step, i;
     int k = p->tensor;
-    nn__span x = p->x, h = nn__span_of(p->h + (r->t - 1) * r->h_step, r->units, -r->h_step);
-    more[0] = scratch;
+    nn__span x = p->x, h = nn__span_of(p->h + (r->t - 1) * r->h_step, r->h_row, -r->h_step);
+    more[3] = scratch;
+    more[0] = more[3] + nn__transposed_size(r->gates, r->units);
     more[1] = more[0] + r->q;
     more[2] = more[1] + (size_t)r->t * size;
+    nn__pack_transposed(m, p->w + 1, more[3]);
     NN_MEMSET(state, 0, 8 * size);
     for (i = 0; last && i < m->run.n; i++)
         NN_MEMCPY(dh + i * r->units, dy.at + i * dy.inner, 4 * (size_t)r->units);
     if (last) dy.at = NULL;
     for (step = r->t; step-- > 0;) nn__recurrent_step_grad(m, c, r, p, step, dy, dh, dc, more);
-    if (r->kept && x.at) {
+    if (x.at) {
         x.at += (r->t - 1) * x.outer;
         x.outer = -x.outer;
         nn__recurrent_weight_grad(m, c, r, k, x, p->z);
     }
     nn__recurrent_weight_grad(m, c, r, k + 1, h, r->reset_before ? more[0] : hidden);
     if (r->reset_before) {
-        h.at = more[1] + (size_t)(r->t - 1) * size;
+        h = nn__span_of(more[1] + (ptrdiff_t)(r->t - 1) * r->units, (ptrdiff_t)r->t * r->units,
+                        -r->h_step);
         nn__recurrent_weight_grad(m, c, r, k + 1, h, p->q);
     }
     if (p->biases) nn__recurrent_bias_grad(m, c, r, k + 2, p->z);
     if (p->biases > 1) nn__recurrent_bias_grad(m, c, r, k + 3, hidden);
     if (!dx.at) return;
-    nn__linear_input_grad(m, p->w, nn__span_of(p->z, r->gates, (ptrdiff_t)r->n * r->gates), dx,
-                          m->run.n, r->t, add);
+    if (p->dir > 0) { /* so that sample and step merge into one run of rows */
+        nn__span dz = nn__span_of(p->z, r->z_step, r->z_row);
+        nn__linear_input_grad(m, p->w, NULL, dz, nn__span_of(dx.at, dx.outer, dx.inner), r->t, m->run.n,
+                              add);
+        return;
+    }
+    nn__linear_input_grad(m, p->w, NULL, nn__span_of(p->z, r->z_row, r->z_step), dx, m->run.n, r->t,
+                          add);
 }
 
 static void nn__recurrent_backward(nn_model *m, const nn_cmd *c) {
@@ -8647,11 +8685,13 @@ NN__TARGET NN__NOINLINE void NN__ID(packed_f32)(const nn__gemm *g, int32_t col, 
 }
 
 NN__KERNEL void NN__ID(gemm_f32)(const nn__gemm *g) {
-    int32_t col = 0, panels;
+    int32_t col = 0, panels, rows = g->rows[0] * g->rows[1] * g->rows[2];
+    /* rows of B that lie far apart fall into the same few sets of the cache */
+    int far = (g->bk[0] >= 512 || g->bk[0] <= -512) && rows > 4 * NN__TILE_ROWS(NN__VECS);
     for (; col < g->cols; col += panels * NN__LANES) {
         int32_t left = g->cols - col, w = nn__min(NN__LANES, left);
         panels = NN__WIDTH < NN__LANES || left < 32 ? 1 : left < 64 ? 2 : 4;
-        if (g->bj == 1 && w == NN__LANES) NN__ID(group_f32)(g, col, w, panels * NN__VECS, NULL);
+        if (g->bj == 1 && w == NN__LANES && !far) NN__ID(group_f32)(g, col, w, panels * NN__VECS, NULL);
         else NN__ID(packed_f32)(g, col, w, panels * NN__VECS);
     }
 }
