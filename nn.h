@@ -424,8 +424,9 @@ typedef struct nn_opts {
     size_t memory_size;  /* its bytes; nn_memory says how many it takes */
     int32_t batch;       /* largest number of samples in one training step, and how many inference
                             takes at once (more are taken in turns); 0: 1 */
-    int64_t budget;      /* bytes the block may take: the batch is split into micro-batches until
-                            it fits (the same result); 0: no bound */
+    int64_t budget;      /* bytes the block may take: the batch is split into micro-batches, then
+                            lstm, gru and rnn keep less and compute it again, until it fits (the
+                            same result); 0: no bound */
     const char *train;   /* NULL: inference; "*": everything; "head" or "conv3* head": these rows,
                             the rest frozen. A pattern that matches no row with parameters is an
                             error. Outlives the model, for nn_save stores it */
@@ -530,6 +531,7 @@ struct nn_model {
     int32_t carry_size;      /* floats of a sample's states */
     const int32_t *lengths;  /* the caller's, see nn_set_lengths */
     int32_t micro;           /* samples the buffers hold; less than opts.batch under a budget */
+    int32_t tight;           /* 1: under a budget, recurrent rows keep less and compute it again */
     int32_t in_size, out_size; /* elements of one sample's input and output */
     uint64_t step;           /* updates done */
     uint64_t beta1_power, beta2_power; /* beta^step as Q63 fractions */
@@ -2337,7 +2339,8 @@ enum {                  /* nn_row.flags */
        NN__GRAD = 4,    /* its value has a gradient */
        NN__FOLDED = 8,  /* an activation done by the row it reads */
        NN__INSIDE = 16, /* a max pool done inside the convolution it reads */
-       NN__SHARES = 32  /* uses tensors that another row uses too */
+       NN__SHARES = 32, /* uses tensors that another row uses too */
+       NN__GATHERED = 64 /* an embedding that the recurrent row above looks up by itself */
 };
 enum { /* nn_tensor.flags; no space bit: in the block */
        NN__IS_TRAINED = 1,
@@ -2654,7 +2657,7 @@ static void nn__plan_need(nn__planner *p, uint32_t i, nn_need *need) {
     need->training = p->training;
     need->live = p->training && (p->m->row[i].flags & NN__LIVE);
     p->m->rows[i].op->plan(p->m, i, need);
-    if (p->m->row[i].flags & NN__FOLDED) need->flags = NN_ALIAS;
+    if (p->m->row[i].flags & (NN__FOLDED | NN__GATHERED)) need->flags = NN_ALIAS;
 }
 
 /* Roots and readers, for the list at hand. */
@@ -2677,7 +2680,8 @@ static void nn__plan_uses(nn__planner *p) {
 }
 
 /* Every value is read; an activation row is folded into the row it reads, a max pool is done inside
-   the convolution it reads, where nobody else reads that and windows do not overlap. */
+   the convolution it reads, where nobody else reads that and windows do not overlap; the vectors of
+   an embedding are gathered by the recurrent row that alone reads them, in one direction. */
 static int nn__plan_fusion(nn__planner *p) {
     nn_model *m = p->m;
     uint32_t i;
@@ -2694,6 +2698,9 @@ static int nn__plan_fusion(nn__planner *p) {
         const nn_layer *pool = &m->rows[i];
         int role = pool->op->role;
         if (p->uses[in] != 1 || r->inputs != 1) continue;
+        if (role == NN__RECURRENT_ROLE && m->rows[in].op->role == NN__EMBEDDING_ROLE &&
+            !m->rows[i].bidirectional && !p->o->fuse_update)
+            m->row[in].flags |= NN__GATHERED;
         if (role == NN__ACT_ROLE && (m->rows[in].op->fields >> NN__AT_ACT & 1) && !m->row[in].act) {
             m->row[in].act = r->act;
             m->row[in].act_row = (uint16_t)i;
@@ -3172,11 +3179,16 @@ static int64_t nn__plan_all(nn__planner *p, nn_opts *o, int64_t text_bytes) {
     if (!err) err = nn__plan_output(p);
     if (err) return err;
     m->micro = o->batch;
+    m->tight = 0;
     for (;;) {
         nn__plan_lists(p);
         total = nn__plan_block(p, text_bytes + nn__tables_size(m, p->cmds));
         if (total < 0 || !o->budget || total <= o->budget) break;
         least = total;
+        if (m->micro == 1 && !m->tight) {
+            m->tight = 1;
+            continue;
+        }
         if (m->micro == 1)
             return NN__FAIL(o, NN_ERR_MEMORY, "budget: %D bytes, but one sample at a time needs %D",
                             o->budget, least);
@@ -3553,6 +3565,11 @@ static void nn__linear(const nn_model *m, const nn_tensor *w, const float *bias,
     NN__CALL(m, gemm, &g);
 }
 
+/* Floats that nn__pack_transposed writes. */
+static int64_t nn__transposed_size(int64_t out, int64_t in) {
+    return nn__times(out, nn__round_up(in, NN__LANES));
+}
+
 #ifndef NN_NO_TRAIN
 /* dx[..][i] (+)= sum_o dy[..][o] w[o][i]. packed: w as nn__pack_transposed left it; NULL: w as it
    lies. */
@@ -3584,12 +3601,7 @@ static void nn__linear_input_grad(const nn_model *m, const nn_tensor *w, const f
     NN__CALL(m, gemm, &g);
 }
 
-/* Floats of w packed so, and w packed: panels of 16 inputs, each [out][16]. For products that meet
-   it more than once. */
-static int64_t nn__transposed_size(int64_t out, int64_t in) {
-    return nn__times(out, nn__round_up(in, NN__LANES));
-}
-
+/* w as panels of 16 inputs, each [out][16], for products that meet it more than once. */
 static void nn__pack_transposed(const nn_model *m, const nn_tensor *w, float *to) {
     int32_t in = w->dim[1], out = w->dim[0], whole = w->layout == NN__PANELS ? out & ~15 : 0, i;
     for (i = 0; i < in; i += NN__LANES, to += out * NN__LANES) {
@@ -5067,7 +5079,8 @@ NN__DEFINE_OP(activation, "act", "", 1, 1, 0, NN__ACT_ROLE, 0, nn__activation_sh
               nn__activation_plan, NULL, NN__F(ACT) | NN__F(SLOPE))
 
 /* ---- embedding: y[t] = w[id[t]] ----
-   Gradients are summed in the order of samples and steps. */
+   Gradients are summed sample by sample, each from its last step to its first. A recurrent row in
+   one direction that alone reads it gathers the vectors by itself. */
 
 static int nn__reads_ids(const nn_shape *s) {
     const nn_model *m = ((const nn__planner *)s->planner)->m;
@@ -5111,13 +5124,14 @@ static void nn__embedding_backward(nn_model *m, const nn_cmd *c) {
     const nn_row *r = &m->row[c->row];
     float *dw = nn__grad(m, c, 0);
     const unsigned char *ids = nn__at(m, c->x);
-    size_t size = (size_t)r->dim[2], n = nn__samples(m) * (size_t)r->dim[1], i;
-    const float *dy = nn__floats(m, c->dy);
-    for (i = 0; dw && i < n; i++, dy += size) {
-        int32_t id = nn__label(ids, i);
-        float *to = dw + (size_t)id * size;
-        if (id + 1 != m->rows[c->row].pad_id) NN__CALL(m, add, to, to, dy, size);
-    }
+    size_t size = (size_t)r->dim[2], steps = (size_t)r->dim[1], i, t;
+    for (i = 0; dw && i < nn__samples(m); i++)
+        for (t = steps; t-- > 0;) {
+            int32_t id = nn__label(ids, i * steps + t);
+            float *to = dw + (size_t)id * size;
+            if (id + 1 != m->rows[c->row].pad_id)
+                NN__CALL(m, add, to, to, nn__floats(m, c->dy) + (i * steps + t) * size, size);
+        }
 }
 #endif
 
@@ -5135,24 +5149,30 @@ NN__DEFINE_OP(embedding, "embedding", "weight", 1, 1, 0, NN__EMBEDDING_ROLE, 0, 
    A step that does not count leaves the state as it was, and its output is zero.
 
    One layer and direction is a pass, with tensors of its own (a set). Its steps are numbered in the
-   order it takes them. A pass keeps
+   order it takes them. For backward a pass keeps
 
      z   gates, [n][t][gates]; backward turns them into their gradients
      q   gru: what h adds to the gates, likewise
      h   the states, [n][t + 1][units]: before the first step and after each
      c   lstm: cells, likewise
 
-   for backward. Inference has z as [steps][n][gates] for some steps at a time, and of q, h and c
-   one step. Sums of weight gradients run sample by sample, each from its last step to its first. */
+   A tight plan (see nn_opts.budget) keeps only h and c before every segment of sqrt(t) steps, and
+   computes the rest again, a segment at a time. Inference has z as [chunk][n][gates], and of q, h
+   and c one step. Sums of weight gradients run sample by sample, each from its last step to its
+   first, so that segments do not change them. The vectors of an embedding below are gathered where
+   they are needed. */
 
 typedef struct nn__recurrent {
-    int32_t t, n, in, units, gates; /* steps, samples that buffers hold; gates * units of a cell */
-    int32_t layers, ways, steps;    /* steps that are projected at a time */
-    int gru, lstm, kept, reset_before;
+    int32_t t, n, in, units, gates; /* steps, samples that buffers take; gates * units of a cell */
+    int32_t layers, ways;
+    int32_t chunk;   /* steps that are projected at a time */
+    int32_t segment; /* steps between saved states; t in a plan that is not tight */
+    int32_t held;    /* steps that the buffers of a pass hold; 0: inference */
+    int gru, lstm, reset_before, gathers;
     ptrdiff_t z_step, q_step, h_step; /* from step to step; 0: in the same place */
     ptrdiff_t z_row, q_row, h_row;    /* from sample to sample */
-    int64_t z, q, h, c, pass, seq;  /* floats of each in a pass, of all of them, of a sequence
-                                       between layers */
+    int64_t z, q, h, c, pass; /* floats of each in a pass, of all of them */
+    int64_t seq, saved;       /* of a sequence between layers, of the saved states of a pass */
 } nn__recurrent;
 
 #define NN__PROJECTED 65536 /* floats of z at a time: they shall still be in the cache when the step
@@ -5169,7 +5189,8 @@ static int32_t nn__recurrent_state(const nn_layer *row, int32_t sets) {
     return sets * row->units * (nn__recurrent_gates(row) == 4 ? 2 : 1);
 }
 
-static nn__recurrent nn__recurrent_of(const nn_model *m, uint32_t i, int kept) {
+/* held: steps that buffers hold, at most all and at most a segment; 0: inference. */
+static nn__recurrent nn__recurrent_of(const nn_model *m, uint32_t i, int held) {
     const nn_layer *row = &m->rows[i];
     const nn_row *in = &m->row[m->input[m->row[i].input]];
     int64_t size;
@@ -5183,22 +5204,26 @@ static nn__recurrent nn__recurrent_of(const nn_model *m, uint32_t i, int kept) {
     r.lstm = nn__recurrent_gates(row) == 4;
     r.gru = nn__recurrent_gates(row) == 3;
     r.reset_before = row->reset_before;
+    r.gathers = (in->flags & NN__GATHERED) != 0;
     r.layers = nn__or1(row->layers);
     r.ways = row->bidirectional + 1;
-    r.kept = kept;
     size = (int64_t)r.n * r.gates;
-    r.steps = nn__min(r.t, nn__max(1, (int32_t)(NN__PROJECTED / size)));
-    r.z_step = kept ? r.gates : (ptrdiff_t)size;
-    r.q_step = kept ? r.gates : 0;
-    r.h_step = kept ? r.units : 0;
-    r.z_row = r.q_row = (kept ? (ptrdiff_t)r.t : 1) * r.gates;
-    r.h_row = (kept ? (ptrdiff_t)r.t + 1 : 1) * r.units;
-    r.z = nn__times(kept ? r.t : r.steps, size);
-    r.q = r.gru ? nn__times(kept ? r.t : 1, size) : 0;
-    r.h = nn__times(kept ? r.t + 1 : 1, nn__times(r.n, r.units));
+    r.chunk = m->tight ? 1 : nn__min(r.t, nn__max(1, (int32_t)(NN__PROJECTED / size)));
+    r.segment = m->tight ? 1 : r.t;
+    while (r.segment < r.t && (int64_t)r.segment * r.segment < r.t) r.segment++;
+    r.held = held ? r.segment : 0;
+    r.z_step = held ? r.gates : (ptrdiff_t)size;
+    r.q_step = held ? r.gates : 0;
+    r.h_step = held ? r.units : 0;
+    r.z_row = r.q_row = nn__max(1, r.held) * (ptrdiff_t)r.gates;
+    r.h_row = ((ptrdiff_t)r.held + 1) * r.units;
+    r.z = nn__times(held ? r.held : r.chunk, size);
+    r.q = r.gru ? nn__times(nn__max(1, r.held), size) : 0;
+    r.h = nn__times((int64_t)r.held + 1, nn__times(r.n, r.units));
     r.c = r.lstm ? r.h : 0;
     r.pass = r.z + r.q + r.h + r.c;
     r.seq = nn__times(nn__times(r.n, r.t), nn__times(r.ways, r.units));
+    r.saved = nn__times((r.t - 1) / r.segment + 1, nn__times(r.n, r.units)) * (r.lstm + 1);
     return r;
 }
 
@@ -5235,18 +5260,22 @@ static int nn__recurrent_shape(nn_shape *s) {
 
 static void nn__recurrent_plan(const nn_model *m, uint32_t row, nn_need *need) {
     int kept = need->training && (m->row[row].flags & NN__GRAD);
-    nn__recurrent r = nn__recurrent_of(m, row, kept);
+    nn__recurrent r = nn__recurrent_of(m, row, kept && !m->tight);
     int64_t sets = r.layers * r.ways, state = (int64_t)r.n * r.units;
     int64_t between = nn__min(r.layers - 1, 2) * r.seq;
-    if (m->row[row].flags & NN__TRAINS) need->flags |= NN_NEED_X;
-    need->tmp = 4 * (r.gates + (r.reset_before ? state : 0));
-    if (!kept) {
-        need->tmp += 4 * (r.pass + between);
-        return;
-    }
-    need->keep_fixed = 4 * (sets * r.pass + (r.layers - 1) * r.seq);
-    need->tmp_back = 4 * (2 * state + between + nn__transposed_size(r.gates, r.units));
-    if (r.reset_before) need->tmp_back += 4 * (r.q + nn__times(r.t, state) + state);
+    int64_t x = r.gathers ? nn__times(r.n, r.in) : 0;
+    const nn_row *in = &m->row[m->input[m->row[row].input]];
+    if ((m->row[row].flags & NN__TRAINS) || (r.gathers && (in->flags & NN__TRAINS)))
+        need->flags |= NN_NEED_X;
+    need->tmp = 4 * ((r.reset_before ? state : 0) + nn__times(r.chunk, x));
+    if (!r.held) need->tmp += 4 * r.pass;
+    if (!kept) need->tmp += 4 * between;
+    if (!kept) return;
+    need->keep_fixed = 4 * (sets * (m->tight ? r.saved : r.pass) + (r.layers - 1) * r.seq);
+    r = nn__recurrent_of(m, row, 1);
+    need->tmp_back = 4 * (2 * state + between + 2 * nn__times(r.held, x));
+    need->tmp_back += 4 * (m->tight ? r.pass : nn__transposed_size(r.gates, r.units));
+    if (r.reset_before) need->tmp_back += 4 * (r.q + nn__times(r.held, state) + state);
 }
 
 /* Does step t of sample i of this turn count? */
@@ -5263,21 +5292,29 @@ static int nn__counts(const nn_model *m, const nn_row *in, int32_t i, int32_t t)
 /* What a pass works on. */
 typedef struct nn__pass {
     float *z, *q, *h, *c;
+    int32_t base;       /* the step that they begin with */
     const nn_tensor *w; /* weight_ih, weight_hh, bias_ih, bias_hh */
     int tensor, biases; /* number of the first of the row, and how many biases */
     int backwards;
-    nn__span x;         /* of the step that it takes first: samples, steps */
-    ptrdiff_t dir;      /* from step to step: 1 or -1 */
-    int32_t first, in;  /* that step's number; elements of x */
+    nn__span x;         /* samples, steps; at NULL: gathered when needed */
+    int32_t x_base;     /* the step that it begins with */
+    int32_t in;         /* elements of x */
     float *carry;       /* states of the first sample; NULL: zeros */
+    float *saved;       /* states before segments; NULL: not wanted */
+    float *rh, *room;   /* scratch: r h0, what is gathered */
 } nn__pass;
+
+/* The time of a step of a pass. */
+NN__INLINE int32_t nn__time(const nn__recurrent *r, const nn__pass *p, int32_t step) {
+    return p->backwards ? r->t - 1 - step : step;
+}
 
 /* The pass over set number set, whose buffers lie at base and whose input is x, [n][t][in]. */
 static nn__pass nn__begin_pass(const nn_model *m, const nn_cmd *c, const nn__recurrent *r, int set,
                                float *base, float *x) {
-    const nn_row *row = &m->row[c->row];
     nn__pass p;
-    int each = row->tensors / (r->layers * r->ways);
+    int each = m->row[c->row].tensors / (r->layers * r->ways);
+    NN_MEMSET(&p, 0, sizeof p);
     p.tensor = set * each;
     p.biases = each - 2;
     p.w = nn__tensor(m, c, p.tensor);
@@ -5286,12 +5323,9 @@ static nn__pass nn__begin_pass(const nn_model *m, const nn_cmd *c, const nn__rec
     p.h = p.q + r->q;
     p.c = p.h + r->h;
     p.backwards = set % r->ways;
-    p.dir = p.backwards ? -1 : 1;
-    p.first = p.backwards ? r->t - 1 : 0;
     p.in = p.w->dim[1];
-    p.x = nn__span_of(x, (ptrdiff_t)r->t * p.in, p.dir * p.in);
-    if (x) p.x.at += (ptrdiff_t)p.first * p.in;
-    p.carry = NULL;
+    p.x = nn__span_of(NULL, (ptrdiff_t)r->t * p.in, p.backwards ? -p.in : p.in);
+    if (x && !(r->gathers && set < r->ways)) p.x.at = x + (ptrdiff_t)nn__time(r, &p, 0) * p.in;
     if (m->run.carries) {
         uint32_t i;
         p.carry = nn__floats(m, m->carry_offset) + (ptrdiff_t)m->run.at * m->carry_size;
@@ -5302,40 +5336,63 @@ static nn__pass nn__begin_pass(const nn_model *m, const nn_cmd *c, const nn__rec
     return p;
 }
 
-/* The states of all samples to or from those carried from call to call; zeros without. */
-static void nn__carry(const nn_model *m, const nn__recurrent *r, const nn__pass *p, float *h,
-                      float *c, int save) {
-    size_t size = 4 * (size_t)r->units;
+/* Copies the states that lie at h and c to or from those of all samples at states, size floats
+   apart; states NULL: zeros. */
+static void nn__copy_states(const nn_model *m, const nn__recurrent *r, float *h, float *c,
+                            float *states, ptrdiff_t size, int save) {
+    size_t bytes = 4 * (size_t)r->units;
     int32_t i;
     for (i = 0; i < m->run.n; i++, h += r->h_row, c += r->h_row) {
-        float *carry = p->carry ? p->carry + (ptrdiff_t)i * m->carry_size : NULL;
-        if (save && carry) {
-            NN_MEMCPY(carry, h, size);
-            if (r->lstm) NN_MEMCPY(carry + r->units, c, size);
-        } else if (!save && carry) {
-            NN_MEMCPY(h, carry, size);
-            if (r->lstm) NN_MEMCPY(c, carry + r->units, size);
-        } else if (!save) {
-            NN_MEMSET(h, 0, size);
-            if (r->lstm) NN_MEMSET(c, 0, size);
-        }
+        float *at = states ? states + i * size : NULL;
+        if (save && at) NN_MEMCPY(at, h, bytes);
+        else if (at) NN_MEMCPY(h, at, bytes);
+        else if (!save) NN_MEMSET(h, 0, bytes);
+        if (!r->lstm) continue;
+        if (save && at) NN_MEMCPY(at + r->units, c, bytes);
+        else if (at) NN_MEMCPY(c, at + r->units, bytes);
+        else if (!save) NN_MEMSET(c, 0, bytes);
     }
+}
+
+/* The states before step, which begins a segment, to or from where they are saved. */
+static void nn__segment_states(const nn_model *m, const nn__recurrent *r, const nn__pass *p,
+                               int32_t step, int save) {
+    ptrdiff_t size = r->units * (r->lstm + 1), at = (step - p->base) * r->h_step;
+    nn__copy_states(m, r, p->h + at, p->c + at,
+                    p->saved + (ptrdiff_t)(step / r->segment) * r->n * size, size, save);
+}
+
+/* The vectors of steps [first, first + count) into room, as the x of the pass. */
+static void nn__gather(const nn_model *m, const nn_cmd *c, const nn__recurrent *r, nn__pass *p,
+                       int32_t first, int32_t count) {
+    const float *w = nn__values(m, &m->tensor[nn__in(m, c)->tensor]);
+    const unsigned char *ids = nn__at(m, c->x);
+    float *to = p->room;
+    int32_t i, step;
+    for (i = 0; i < m->run.n; i++)
+        for (step = first; step < first + count; step++, to += p->in)
+            NN_MEMCPY(to,
+                      w + (ptrdiff_t)p->in * nn__label(ids, (size_t)i * (size_t)r->t +
+                                                                (size_t)nn__time(r, p, step)),
+                      4 * (size_t)p->in);
+    p->x = nn__span_of(p->room, (ptrdiff_t)count * p->in, p->in);
+    p->x_base = first;
 }
 
 /* Step number step of all samples; z holds what x gives. */
 static void nn__recurrent_step(nn_model *m, const nn_cmd *c, const nn__recurrent *r,
-                               const nn__pass *p, int32_t step, float *z, float *rh, nn__span y) {
-    int32_t t = p->first + (int32_t)p->dir * step, u = r->units, n = m->run.n, i;
-    const nn_tensor *w = p->w + 1;
-    float *h0 = p->h + step * r->h_step, *h = h0 + r->h_step;
-    float *c0 = p->c + step * r->h_step, *cell = c0 + r->h_step, *q = p->q + step * r->q_step;
+                               const nn__pass *p, int32_t step, float *z, nn__span y) {
+    int32_t t = nn__time(r, p, step), u = r->units, n = m->run.n, i;
+    ptrdiff_t slot = (step - p->base) * r->h_step;
+    float *h0 = p->h + slot, *h = h0 + r->h_step, *c0 = p->c + slot, *cell = c0 + r->h_step;
+    float *q = p->q + (step - p->base) * r->q_step;
     nn__span to = r->gru ? nn__span_of(q, r->q_row, 0) : nn__span_of(z, r->z_row, 0);
-    const float *bias = r->gru && p->biases > 1 ? nn__values(m, p->w + 3) : NULL;
-    nn__linear(m, w, bias, nn__span_of(h0, r->h_row, 0), to, n, 1, !r->gru);
+    const float *bias = p->biases > 1 ? nn__values(m, p->w + 3) : NULL;
+    nn__linear(m, p->w + 1, bias, nn__span_of(h0, r->h_row, 0), to, n, 1, !r->gru);
     for (i = 0; r->reset_before && i < n; i++)
-        NN__CALL(m, gru_gates, z + i * r->z_row, q + i * r->q_row, rh + i * u, h0 + i * r->h_row,
-                 u);
-    if (r->reset_before) nn__linear(m, w, NULL, nn__span_of(rh, u, 0), to, n, 1, 0);
+        NN__CALL(m, gru_gates, z + i * r->z_row, q + i * r->q_row, p->rh + i * u,
+                 h0 + i * r->h_row, u);
+    if (r->reset_before) nn__linear(m, p->w + 1, NULL, nn__span_of(p->rh, u, 0), to, n, 1, 0);
     for (i = 0; i < n; i++, z += r->z_row, q += r->q_row) {
         int counts = nn__counts(m, nn__in(m, c), i, t);
         float *out = y.at ? y.at + i * y.inner + t * y.outer : NULL;
@@ -5357,29 +5414,28 @@ static void nn__recurrent_step(nn_model *m, const nn_cmd *c, const nn__recurrent
     }
 }
 
-/* y: [n][t][ways * units] from this pass's first on; at NULL: only the states are wanted. bias, rh:
-   scratch. Returns the last state. */
-static float *nn__recurrent_pass(nn_model *m, const nn_cmd *c, const nn__recurrent *r,
-                                 const nn__pass *p, nn__span y, float *bias, float *rh) {
-    const float *b = NULL;
-    int32_t first, step;
-    if (p->biases) b = nn__values(m, p->w + 2);
-    if (p->biases > 1 && !r->gru) {
-        NN__CALL(m, add, bias, b, nn__values(m, p->w + 3), (size_t)r->gates);
-        b = bias;
+/* Steps [first, first + count) from the states before them. y: [n][t][ways * units] from this
+   pass's first element on; at NULL: only the states are wanted. */
+static void nn__recurrent_run(nn_model *m, const nn_cmd *c, const nn__recurrent *r, nn__pass *p,
+                              int32_t first, int32_t count, nn__span y) {
+    const float *bias = p->biases ? nn__values(m, p->w + 2) : NULL;
+    int32_t end = first + count, step;
+    int gathers = !p->x.at;
+    while (first < end) {
+        int32_t chunk = nn__min(r->chunk, end - first);
+        nn__span x, z = nn__span_of(p->z, r->z_row, r->z_step);
+        if (gathers) nn__gather(m, c, r, p, first, chunk);
+        x = p->x;
+        x.at += (first - p->x_base) * x.outer;
+        if (r->held) z.at += (first - p->base) * z.outer;
+        nn__linear(m, p->w, bias, x, z, m->run.n, chunk, 0);
+        for (step = 0; step < chunk; step++, first++) {
+            if (p->saved && !r->held && first % r->segment == 0)
+                nn__segment_states(m, r, p, first, 1);
+            nn__recurrent_step(m, c, r, p, first, z.at + step * z.outer, y);
+        }
     }
-    nn__carry(m, r, p, p->h, p->c, 0);
-    for (first = 0; first < r->t; first += r->steps) {
-        int32_t steps = nn__min(r->steps, r->t - first);
-        nn__span x = p->x, z = nn__span_of(p->z, r->z_row, r->z_step);
-        x.at += first * x.outer;
-        if (r->kept) z.at += first * z.outer;
-        nn__linear(m, p->w, b, x, z, m->run.n, steps, 0);
-        for (step = 0; step < steps; step++)
-            nn__recurrent_step(m, c, r, p, first + step, z.at + step * z.outer, rh, y);
-    }
-    nn__carry(m, r, p, p->h + r->t * r->h_step, p->c + r->t * r->h_step, 1);
-    return p->h + r->t * r->h_step;
+    if (gathers) p->x.at = NULL;
 }
 
 /* Dropout between layers, on the sequence above layer; in training only. */
@@ -5395,28 +5451,30 @@ static void nn__recurrent_drop(nn_model *m, const nn_cmd *c, const nn__recurrent
     }
 }
 
-/* The sequence between layer and the next. */
-static float *nn__recurrent_between(const nn__recurrent *r, float *first, int32_t layer) {
-    return first + (r->kept ? layer : layer % 2) * r->seq;
-}
-
 static void nn__recurrent_forward(nn_model *m, const nn_cmd *c) {
-    nn__recurrent r = nn__recurrent_of(m, c->row, c->keep != NN_AT_NONE);
-    int last = m->rows[c->row].last, set;
-    int32_t wide = r.ways * r.units, layer, i;
-    float *bias = nn__floats(m, c->tmp), *rh = bias + r.gates;
-    float *x = nn__floats(m, c->x), *base, *between;
-    base = r.kept ? nn__floats(m, c->keep) : rh + (r.reset_before ? r.n * r.units : 0);
-    between = base + (r.kept ? r.layers * r.ways : 1) * r.pass;
+    int kept = c->keep != NN_AT_NONE, last = m->rows[c->row].last, set;
+    nn__recurrent r = nn__recurrent_of(m, c->row, kept && !m->tight);
+    int32_t wide = r.ways * r.units, sets = r.layers * r.ways, layer, i;
+    float *rh = nn__floats(m, c->tmp), *room = rh + (r.reset_before ? r.n * r.units : 0);
+    float *base = room + (r.gathers ? (ptrdiff_t)r.chunk * r.n * r.in : 0), *saved, *between;
+    float *x = nn__floats(m, c->x);
+    saved = kept ? nn__floats(m, c->keep) : NULL;
+    between = kept ? saved + sets * (m->tight ? r.saved : r.pass) : base + r.pass;
+    if (r.held) base = saved;
     for (layer = 0; layer < r.layers; layer++) {
         int top = layer + 1 == r.layers;
-        float *to = top ? nn__floats(m, c->y) : nn__recurrent_between(&r, between, layer);
+        float *to = top ? nn__floats(m, c->y) : between + (kept ? layer : layer % 2) * r.seq;
         for (set = layer * r.ways; set < (layer + 1) * r.ways; set++) {
-            nn__pass p =
-                nn__begin_pass(m, c, &r, set, base + (r.kept ? set * r.pass : 0), x);
-            float *y = to + p.backwards * r.units, *h;
+            nn__pass p = nn__begin_pass(m, c, &r, set, r.held ? base + set * r.pass : base, x);
+            float *y = to + p.backwards * r.units, *h = p.h + r.held * r.h_step;
             nn__span out = nn__span_of(top && last ? NULL : y, (ptrdiff_t)r.t * wide, wide);
-            h = nn__recurrent_pass(m, c, &r, &p, out, bias, rh);
+            p.rh = rh;
+            p.room = room;
+            if (kept && m->tight) p.saved = saved + set * r.saved;
+            nn__copy_states(m, &r, p.h, p.c, p.carry, m->carry_size, 0);
+            nn__recurrent_run(m, c, &r, &p, 0, r.t, out);
+            if (p.carry)
+                nn__copy_states(m, &r, h, p.c + r.held * r.h_step, p.carry, m->carry_size, 1);
             for (i = 0; top && last && i < m->run.n; i++)
                 NN_MEMCPY(y + i * wide, h + i * r.h_row, 4 * (size_t)r.units);
         }
@@ -5426,10 +5484,20 @@ static void nn__recurrent_forward(nn_model *m, const nn_cmd *c) {
 }
 
 #ifndef NN_NO_TRAIN
-/* dw[g][i] += sum over samples, steps from the last, of dz[step][sample][g] x[step][sample][i]; x
-   of the last step. */
+/* Where backward of a pass works. */
+typedef struct nn__pass_grad {
+    float *dh, *dc;      /* [n][units], of the states after a step, then of those before it */
+    nn__span dy, dx;     /* as y and x of a run; dy.at NULL: none but dh; dx.at NULL: not wanted */
+    int add;             /* to dx */
+    float *packed;       /* weight_hh, or NULL */
+    float *room;         /* gathered: dx of a segment */
+    float *rz, *rh, *drh; /* reset_before: gradients of r and z, r h0, of a segment; scratch */
+} nn__pass_grad;
+
+/* dw[g][i] += sum over samples, count steps from the last of a segment, of dz[g] x[i]; x of the
+   last step. */
 static void nn__recurrent_weight_grad(const nn_model *m, const nn_cmd *c, const nn__recurrent *r,
-                                      int tensor, nn__span x, const float *dz) {
+                                      int tensor, nn__span x, const float *dz, int32_t count) {
     const nn_tensor *w = nn__tensor(m, c, tensor);
     nn__gemm g;
     nn__begin_gemm(&g);
@@ -5437,11 +5505,11 @@ static void nn__recurrent_weight_grad(const nn_model *m, const nn_cmd *c, const 
     g.ar[0] = 1;
     g.ak[0] = x.outer;
     g.ak[1] = x.inner;
-    g.b = dz + (r->t - 1) * r->z_step;
+    g.b = dz + (count - 1) * r->z_step;
     g.bc = 1;
     g.bk[0] = -r->z_step;
     g.bk[1] = r->z_row;
-    g.n[0] = r->t;
+    g.n[0] = count;
     g.n[1] = m->run.n;
     g.rows[0] = w->dim[1];
     g.cols = r->gates;
@@ -5453,123 +5521,166 @@ static void nn__recurrent_weight_grad(const nn_model *m, const nn_cmd *c, const 
 }
 
 static void nn__recurrent_bias_grad(const nn_model *m, const nn_cmd *c, const nn__recurrent *r,
-                                    int tensor, const float *dz) {
+                                    int tensor, const float *dz, int32_t count) {
     float *db = nn__grad(m, c, tensor);
     int32_t i;
     for (i = 0; db && i < m->run.n; i++)
-        NN__CALL(m, add_rows, db, dz + (r->t - 1) * r->z_step + i * r->z_row, (size_t)r->t,
+        NN__CALL(m, add_rows, db, dz + (count - 1) * r->z_step + i * r->z_row, (size_t)count,
                  r->gates, -r->z_step);
 }
 
-/* dh and dc, those of the state after a step, to those before it; z and q to their gradients. more:
-   for reset_before gradients of r and z, r h0, and scratch; the packed weight_hh. */
+/* dh and dc, those of the state after a step, to those before it; z and q to their gradients. */
 static void nn__recurrent_step_grad(nn_model *m, const nn_cmd *c, const nn__recurrent *r,
-                                    const nn__pass *p, int32_t step, nn__span dy, float *dh,
-                                    float *dc, float *const more[4]) {
-    int32_t t = p->first + (int32_t)p->dir * step, u = r->units, n = m->run.n, i;
-    float *z = p->z + step * r->z_step, *q = p->q + step * r->q_step;
-    float *h0 = p->h + step * r->h_step, *c0 = p->c + step * r->h_step, *cell = c0 + r->h_step;
-    float *rz = more[0] + step * r->q_step, *rh = more[1] + (ptrdiff_t)step * u, *drh = more[2];
+                                    const nn__pass *p, const nn__pass_grad *d, int32_t step) {
+    int32_t t = nn__time(r, p, step), at = step - p->base, u = r->units, n = m->run.n, i;
+    float *z = p->z + at * r->z_step, *q = p->q + at * r->q_step, *h0 = p->h + at * r->h_step;
+    float *c0 = p->c + at * r->h_step, *cell = c0 + r->h_step;
     nn__span hidden = r->gru ? nn__span_of(q, r->q_row, 0) : nn__span_of(z, r->z_row, 0);
     for (i = 0; i < n; i++) {
-        float *zi = z + i * r->z_row, *qi = q + i * r->q_row, *dhi = dh + i * u;
-        ptrdiff_t at = i * r->h_row;
+        float *zi = z + i * r->z_row, *qi = q + i * r->q_row, *dh = d->dh + i * u;
+        ptrdiff_t row = i * r->h_row;
         if (!nn__counts(m, nn__in(m, c), i, t)) {
             NN_MEMSET(zi, 0, 4 * (size_t)r->gates);
             if (r->gru) NN_MEMSET(qi, 0, 4 * (size_t)r->gates);
             continue;
         }
-        if (dy.at) NN__CALL(m, add, dhi, dhi, dy.at + i * dy.inner + t * dy.outer, (size_t)u);
+        if (d->dy.at)
+            NN__CALL(m, add, dh, dh, d->dy.at + i * d->dy.inner + t * d->dy.outer, (size_t)u);
         if (r->lstm) {
-            NN__CALL(m, lstm_grad, zi, dhi, dc + i * u, cell + at, c0 + at, u);
+            NN__CALL(m, lstm_grad, zi, dh, d->dc + i * u, cell + row, c0 + row, u);
         } else if (r->gru) {
-            NN__CALL(m, gru_grad, zi, qi, dhi, h0 + at, u, !r->reset_before);
+            NN__CALL(m, gru_grad, zi, qi, dh, h0 + row, u, !r->reset_before);
         } else {
-            NN__CALL(m, act_grad, dhi, zi, (size_t)u, u, m->row[c->row].act, 0);
-            NN_MEMCPY(zi, dhi, 4 * (size_t)u);
-            NN_MEMSET(dhi, 0, 4 * (size_t)u);
+            NN__CALL(m, act_grad, dh, zi, (size_t)u, u, m->row[c->row].act, 0);
+            NN_MEMCPY(zi, dh, 4 * (size_t)u);
+            NN_MEMSET(dh, 0, 4 * (size_t)u);
         }
     }
     if (r->reset_before) {
-        nn__linear_input_grad(m, p->w + 1, more[3], hidden, nn__span_of(drh, u, 0), n, 1, 0);
+        nn__linear_input_grad(m, p->w + 1, d->packed, hidden, nn__span_of(d->drh, u, 0), n, 1, 0);
         for (i = 0; i < n; i++) {
-            float *zi = z + i * r->z_row, *rzi = rz + i * r->q_row, *rhi = rh + i * r->t * u;
+            float *zi = z + i * r->z_row, *rz = d->rz + at * r->q_step + i * r->q_row;
+            float *rh = d->rh + ((ptrdiff_t)i * r->held + at) * u;
             if (nn__counts(m, nn__in(m, c), i, t))
-                NN__CALL(m, gru_reset_grad, zi, rhi, dh + i * u, drh + i * u, h0 + i * r->h_row, u);
-            else NN_MEMSET(rhi, 0, 4 * (size_t)u);
-            NN_MEMCPY(rzi, zi, 8 * (size_t)u);
-            NN_MEMSET(rzi + 2 * u, 0, 4 * (size_t)u);
+                NN__CALL(m, gru_reset_grad, zi, rh, d->dh + i * u, d->drh + i * u,
+                         h0 + i * r->h_row, u);
+            else NN_MEMSET(rh, 0, 4 * (size_t)u);
+            NN_MEMCPY(rz, zi, 8 * (size_t)u);
+            NN_MEMSET(rz + 2 * u, 0, 4 * (size_t)u);
         }
-        hidden.at = rz;
+        hidden.at = d->rz + at * r->q_step;
     }
-    if (step)
-        nn__linear_input_grad(m, p->w + 1, more[3], hidden, nn__span_of(dh, u, 0), n, 1, 1);
+    if (step) /* who wants the gradient of the state before the first? */
+        nn__linear_input_grad(m, p->w + 1, d->packed, hidden, nn__span_of(d->dh, u, 0), n, 1, 1);
 }
 
-/* dy: as y of nn__recurrent_pass; last: [n][wide], the gradient of the last state. dx: [n][t][in],
-   at NULL: not wanted; add: to what is there. state: scratch. */
-static void nn__recurrent_pass_grad(nn_model *m, const nn_cmd *c, const nn__recurrent *r,
-                                    const nn__pass *p, nn__span dy, int last, nn__span dx, int add,
-                                    float *state, float *scratch) {
-    size_t size = (size_t)r->n * (size_t)r->units;
-    float *dh = state, *dc = state + size, *more[4], *hidden = r->gru ? p->q : p->z;
-    int32_t step, i;
-    int k = p->tensor;
-    nn__span x = p->x, h = nn__span_of(p->h + (r->t - 1) * r->h_step, r->h_row, -r->h_step);
-    more[3] = scratch;
-    more[0] = more[3] + nn__transposed_size(r->gates, r->units);
-    more[1] = more[0] + r->q;
-    more[2] = more[1] + (size_t)r->t * size;
-    nn__pack_transposed(m, p->w + 1, more[3]);
-    NN_MEMSET(state, 0, 8 * size);
-    for (i = 0; last && i < m->run.n; i++)
-        NN_MEMCPY(dh + i * r->units, dy.at + i * dy.inner, 4 * (size_t)r->units);
-    if (last) dy.at = NULL;
-    for (step = r->t; step-- > 0;) nn__recurrent_step_grad(m, c, r, p, step, dy, dh, dc, more);
+/* Adds dx of a segment to the gradient of the embedding it was gathered from. */
+static void nn__scatter(const nn_model *m, const nn_cmd *c, const nn__recurrent *r,
+                        const nn__pass *p, const nn__pass_grad *d, int32_t first, int32_t count) {
+    nn_cmd below = *c;
+    const unsigned char *ids = nn__at(m, c->x);
+    float *dw;
+    int32_t i, step;
+    below.row = m->input[m->row[c->row].input];
+    dw = nn__grad(m, &below, 0);
+    for (i = 0; i < m->run.n; i++)
+        for (step = count; step-- > 0;) {
+            int32_t id =
+                nn__label(ids, (size_t)i * (size_t)r->t + (size_t)nn__time(r, p, first + step));
+            float *to = dw + (ptrdiff_t)p->in * id;
+            if (id + 1 == m->rows[below.row].pad_id) continue;
+            NN__CALL(m, add, to, to, d->dx.at + i * d->dx.inner + step * d->dx.outer,
+                     (size_t)p->in);
+        }
+}
+
+/* Steps [first, first + count), a segment. */
+static void nn__recurrent_segment_grad(nn_model *m, const nn_cmd *c, const nn__recurrent *r,
+                                       nn__pass *p, nn__pass_grad *d, int32_t first,
+                                       int32_t count) {
+    const float *hidden = r->gru ? p->q : p->z;
+    int gathers = !p->x.at && r->gathers && p->room, k = p->tensor;
+    nn__span x, none = nn__span_of(NULL, 0, 0), dz = nn__span_of(p->z, r->z_row, r->z_step);
+    nn__span h = nn__span_of(p->h + (count - 1) * r->h_step, r->h_row, -r->h_step);
+    int32_t step;
+    if (gathers) nn__gather(m, c, r, p, first, count);
+    if (p->saved) { /* computes the segment again */
+        p->base = first;
+        nn__segment_states(m, r, p, first, 0);
+        nn__recurrent_run(m, c, r, p, first, count, none);
+    }
+    for (step = first + count; step-- > first;) nn__recurrent_step_grad(m, c, r, p, d, step);
+    x = p->x;
     if (x.at) {
-        x.at += (r->t - 1) * x.outer;
+        x.at += (first + count - 1 - p->x_base) * x.outer;
         x.outer = -x.outer;
-        nn__recurrent_weight_grad(m, c, r, k, x, p->z);
+        nn__recurrent_weight_grad(m, c, r, k, x, p->z, count);
     }
-    nn__recurrent_weight_grad(m, c, r, k + 1, h, r->reset_before ? more[0] : hidden);
+    nn__recurrent_weight_grad(m, c, r, k + 1, h, r->reset_before ? d->rz : hidden, count);
     if (r->reset_before) {
-        h = nn__span_of(more[1] + (ptrdiff_t)(r->t - 1) * r->units, (ptrdiff_t)r->t * r->units,
-                        -r->h_step);
-        nn__recurrent_weight_grad(m, c, r, k + 1, h, p->q);
+        h = nn__span_of(d->rh + (ptrdiff_t)(count - 1) * r->units, (ptrdiff_t)r->held * r->units,
+                        -r->units);
+        nn__recurrent_weight_grad(m, c, r, k + 1, h, p->q, count);
     }
-    if (p->biases) nn__recurrent_bias_grad(m, c, r, k + 2, p->z);
-    if (p->biases > 1) nn__recurrent_bias_grad(m, c, r, k + 3, hidden);
-    if (!dx.at) return;
-    if (p->dir > 0) { /* so that sample and step merge into one run of rows */
-        nn__span dz = nn__span_of(p->z, r->z_step, r->z_row);
-        nn__linear_input_grad(m, p->w, NULL, dz, nn__span_of(dx.at, dx.outer, dx.inner), r->t, m->run.n,
-                              add);
-        return;
+    if (p->biases) nn__recurrent_bias_grad(m, c, r, k + 2, p->z, count);
+    if (p->biases > 1) nn__recurrent_bias_grad(m, c, r, k + 3, hidden, count);
+    if (gathers) {
+        p->x.at = NULL;
+        d->dx = nn__span_of(d->room, (ptrdiff_t)count * p->in, p->in);
+        if (!(nn__in(m, c)->flags & NN__TRAINS)) return;
     }
-    nn__linear_input_grad(m, p->w, NULL, nn__span_of(p->z, r->z_row, r->z_step), dx, m->run.n, r->t,
-                          add);
+    if (!d->dx.at) return;
+    h = d->dx;
+    if (!gathers) h.at += first * h.outer;
+    if (p->backwards)
+        nn__linear_input_grad(m, p->w, NULL, dz, h, m->run.n, count, d->add);
+    else /* so that sample and step merge into one run of rows */
+        nn__linear_input_grad(m, p->w, NULL, nn__span_of(dz.at, dz.outer, dz.inner),
+                              nn__span_of(h.at, h.outer, h.inner), count, m->run.n, d->add);
+    if (gathers) nn__scatter(m, c, r, p, d, first, count);
 }
 
 static void nn__recurrent_backward(nn_model *m, const nn_cmd *c) {
     nn__recurrent r = nn__recurrent_of(m, c->row, 1);
-    const nn_layer *row = &m->rows[c->row];
-    int32_t wide = r.ways * r.units, layer;
-    int64_t between = nn__min(r.layers - 1, 2) * r.seq;
-    float *base = nn__floats(m, c->keep), *kept = base + r.layers * r.ways * r.pass;
-    float *state = nn__floats(m, c->tmp), *grads = state + 2 * (size_t)r.n * (size_t)r.units;
-    float *scratch = grads + between, *from = nn__floats(m, c->dy);
+    int32_t wide = r.ways * r.units, sets = r.layers * r.ways, layer, first, i;
+    int64_t state = (int64_t)r.n * r.units, between = nn__min(r.layers - 1, 2) * r.seq;
+    int64_t gathered = r.gathers ? (int64_t)r.n * r.held * r.in : 0;
+    float *keep = nn__floats(m, c->keep), *kept = keep + sets * (m->tight ? r.saved : r.pass);
+    float *grads = nn__floats(m, c->tmp) + 2 * state, *again = grads + between;
+    float *room = again + (m->tight ? r.pass : nn__transposed_size(r.gates, r.units));
+    float *from = nn__floats(m, c->dy);
+    nn__pass_grad d;
     int set;
+    NN_MEMSET(&d, 0, sizeof d);
+    d.dh = nn__floats(m, c->tmp);
+    d.dc = d.dh + state;
+    d.packed = m->tight ? NULL : again;
+    d.room = room + gathered;
+    d.rz = d.room + gathered;
+    d.rh = d.rz + r.q;
+    d.drh = d.rh + r.held * state;
     for (layer = r.layers; layer-- > 0;) {
-        int last = row->last && layer + 1 == r.layers;
-        float *x = layer ? nn__recurrent_between(&r, kept, layer - 1) : nn__floats(m, c->x);
+        int last = m->rows[c->row].last && layer + 1 == r.layers;
+        float *x = layer ? kept + (layer - 1) * r.seq : nn__floats(m, c->x);
         float *to = layer ? grads + layer % 2 * (between - r.seq) : nn__floats(m, c->dx);
         for (set = layer * r.ways; set < (layer + 1) * r.ways; set++) {
-            nn__pass p = nn__begin_pass(m, c, &r, set, base + set * r.pass, x);
-            nn__span dy = nn__span_of(from + p.backwards * r.units,
-                                      last ? wide : (ptrdiff_t)r.t * wide, wide);
-            nn__span dx = p.x;
-            dx.at = to ? to + (ptrdiff_t)p.first * p.in : NULL;
-            nn__recurrent_pass_grad(m, c, &r, &p, dy, last, dx, set % r.ways != 0, state, scratch);
+            nn__pass p =
+                nn__begin_pass(m, c, &r, set, m->tight ? again : keep + set * r.pass, x);
+            float *dy = from + p.backwards * r.units;
+            p.rh = d.drh;
+            p.room = room;
+            if (m->tight) p.saved = keep + set * r.saved;
+            else nn__pack_transposed(m, p.w + 1, d.packed);
+            NN_MEMSET(d.dh, 0, 8 * (size_t)state);
+            for (i = 0; last && i < m->run.n; i++)
+                NN_MEMCPY(d.dh + i * r.units, dy + i * wide, 4 * (size_t)r.units);
+            d.dy = nn__span_of(last ? NULL : dy, (ptrdiff_t)r.t * wide, wide);
+            d.dx = nn__span_of(NULL, (ptrdiff_t)r.t * p.in, p.backwards ? -p.in : p.in);
+            if (to) d.dx.at = to + (ptrdiff_t)nn__time(&r, &p, 0) * p.in;
+            d.add = set % r.ways != 0;
+            for (first = (r.t - 1) / r.segment * r.segment; first >= 0; first -= r.segment)
+                nn__recurrent_segment_grad(m, c, &r, &p, &d, first,
+                                           nn__min(r.segment, r.t - first));
         }
         if (layer) nn__recurrent_drop(m, c, &r, layer - 1, to);
         from = to;
@@ -5848,6 +5959,8 @@ static uint32_t nn__root_of(const nn_model *m, uint32_t list, uint32_t count, ui
    that was folded into it. */
 static int nn__check_exists(const nn_model *m, uint32_t i) {
     uint32_t by = m->row[i].flags & NN__FOLDED ? m->input[m->row[i].input] : i, use = i;
+    if (m->row[i].flags & NN__GATHERED)
+        for (use = i + 1; m->input[m->row[use].input] != i;) use++;
     if (m->rows[i].type == NN_I32)
         return NN__FAIL(&m->opts, NN_ERR_CALL, "%R: its output are ids, not numbers", m->rows, i);
     if (m->row[by].fused != by) use = m->row[by].fused;
@@ -6719,6 +6832,7 @@ static void nn__reset_state(nn_model *m) {
     m->beta1_power = m->beta2_power = (uint64_t)1 << 63;
     NN_MEMSET(m->block + m->grad_offset, 0, m->state_offset - m->grad_offset);
     NN_MEMSET(m->block + m->state_offset, 0, 4 * (size_t)m->state_count);
+    NN_MEMSET(m->block + m->carry_offset, 0, 4 * (size_t)m->carry_size * (size_t)m->opts.batch);
 }
 
 /* Values, gradients and state of a model whose block was just laid out. */
@@ -8691,7 +8805,8 @@ NN__KERNEL void NN__ID(gemm_f32)(const nn__gemm *g) {
     for (; col < g->cols; col += panels * NN__LANES) {
         int32_t left = g->cols - col, w = nn__min(NN__LANES, left);
         panels = NN__WIDTH < NN__LANES || left < 32 ? 1 : left < 64 ? 2 : 4;
-        if (g->bj == 1 && w == NN__LANES && !far) NN__ID(group_f32)(g, col, w, panels * NN__VECS, NULL);
+        if (g->bj == 1 && w == NN__LANES && !far)
+            NN__ID(group_f32)(g, col, w, panels * NN__VECS, NULL);
         else NN__ID(packed_f32)(g, col, w, panels * NN__VECS);
     }
 }
