@@ -27,7 +27,7 @@ test: ## everything that needs only a C compiler
 check: ## everything; what a missing tool prevents is skipped, with STRICT=1 a failure
 	@CC="$(CC)" PYTHON="$(PYTHON)" STRICT="$(STRICT)" sh tests/check.sh
 
-bench: build/bench ## time of inference and training of W1, W2, W3, by kernels
+bench: build/bench ## time of inference and training of W1 to W4, by kernels
 	build/bench
 
 size: ## flash, RAM, stack and instructions on a Cortex-M4F, and memory everywhere

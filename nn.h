@@ -15,8 +15,8 @@
      Part 1, manual          >>quickstart >>manual >>format >>config >>changes
      Part 2, interface       >>version >>types >>api
      Part 3, implementation  >>platform >>util >>math >>random >>dispatch >>fields >>rows >>text
-                             >>plan >>ops >>losses >>optim >>run >>fit >>data >>file >>debug
-                             >>stamps
+                             >>plan >>ops >>losses >>optim >>run >>fit >>data >>file >>tokenizer
+                             >>debug >>stamps
      Part 4, kernels         >>vector >>transcendental >>gemm >>elementwise >>cells >>updates
                              >>end
 
@@ -144,8 +144,10 @@
      NN_INIT_PYTORCH   weight and bias uniform in +-1 / sqrt(fan_in)
      NN_INIT_KERAS     weight uniform in +-sqrt(6 / (fan_in + fan_out)), bias zero
      batchnorm         weight 1, bias 0, running_mean 0, running_var 1
-     lstm, gru, rnn    NN_INIT_PYTORCH: all uniform in +-1 / sqrt(units)
-     embedding         uniform of variance 1; NN_INIT_KERAS: uniform in +-0.05
+     lstm, gru, rnn    NN_INIT_PYTORCH: all uniform in +-1 / sqrt(units); NN_INIT_KERAS: as above
+                       (Keras itself: orthogonal weight_hh, and 1 for the forget gate's bias)
+     embedding         NN_INIT_PYTORCH: uniform of variance 1, pad_id's vector 0; NN_INIT_KERAS:
+                       uniform in +-0.05
 
    6. Fine-tuning
 
@@ -230,7 +232,8 @@
    several values joined by commas, names for type (f32, u8, i32), order (hwc, chw) and act (linear,
    relu, leaky_relu, sigmoid, tanh, softmax), and reals as decimals or, exactly, as x and the eight
    hex digits of their bits; files hold only the latter. '-' stands for no input. share=name works
-   as in rows. Keys beginning with '_' are ignored.
+   as in rows. pad_id is the id plus 1. Keys beginning with '_' are
+   ignored.
 
    >>config: define before the implementation ----------------------------------------------------
 
@@ -636,8 +639,9 @@ NNDEF int nn_infer_from(nn_model *m, const char *row, const float *features, flo
 
 /* Lengths of sequences: lengths[i], from 0 to T, is that of sample i of the x of the calls that
    follow (nn_fit has its own). lstm, gru and rnn skip the steps behind it: the state stays, outputs
-   there are 0, as for PyTorch's packed sequences. What x holds there does not matter, but must be
-   finite and ids in range. The array must stay until it is replaced; NULL: all T. */
+   there are 0, as for PyTorch's packed sequences; a dense row or a loss over all steps sees those
+   zeros and counts them. What x holds there does not matter, but must be finite and ids in range.
+   The array must stay until it is replaced; NULL: all T. */
 NNDEF int nn_set_lengths(nn_model *m, const int32_t *lengths);
 
 /* One more step of n <= opts.batch streams: x[n] are samples of one step, y[n][out_size] their
@@ -751,6 +755,89 @@ NNDEF int64_t nn_rows_text(const nn_layer *rows, char *out, size_t size);
 NNDEF uint64_t nn_rows_hash(const nn_layer *rows); /* of that text */
 
 NNDEF const char *nn_error_name(int error); /* "NN_ERR_ROW"; never NULL */
+
+/* Text as ids: what Keras' Tokenizer and pad_sequences do, to the number. Words are what stands
+   between separators, numbered from 1 by falling frequency, then by first appearance; 0 is padding.
+   A vocabulary is made once, with nn_words_begin, nn_words_add and nn_words_save, and is then a few
+   bytes that a model file or flash holds; nn_tokenizer_load uses them where they lie.
+
+   Text is UTF-8 of any size. Bytes that are not UTF-8 stay in their words as they are. Lower case
+   is Python's str.lower() for the letters of Latin-1, Latin Extended-A and Additional, Greek,
+   Cyrillic and its Supplement, and U+01A0, U+01AF (Vietnamese), U+0218 and U+021A (Romanian);
+   U+0130 becomes i and U+0307, and whether a sigma is final depends on characters below U+0530, in
+   Latin Extended Additional, U+2018 and U+2019 only. No other letter changes, though str.lower()
+   changes some: in the rest of Latin Extended-B, polytonic Greek (U+1F00 to U+1FFF), Armenian,
+   Georgian, Cherokee, Coptic, Glagolitic, Latin Extended-C and -D, Cyrillic Extended-B, letterlike
+   symbols, Roman numerals, circled and full-width letters, and beyond U+FFFF. */
+
+/* How text is split and numbered. Zero means Keras' default of every field. */
+typedef struct nn_words_opts {
+    int32_t num_words;   /* ids stay below this: the num_words - 1 most frequent words are kept;
+                            0: all */
+    int32_t keep_case;   /* 1: no lower case */
+    const char *filters; /* characters that separate words, UTF-8; NULL: tab, line feed and
+                            !"#$%&()*+,-./:;<=>?@[\]^_`{|}~ */
+    const char *oov;     /* has id 1, and so have words without an id, which are else left out.
+                            Taken as it is; a word of the texts equal to it counts as it (in Keras
+                            it takes that word's id along) */
+    char split;          /* separates words too, ASCII; 0: space */
+    char *why;           /* receives the sentence of an error; NULL: nobody */
+    size_t why_size;
+} nn_words_opts;
+
+/* A vocabulary in use. Fill in by nn_tokenizer_load; read only words. */
+typedef struct nn_tokenizer {
+    const unsigned char *slots, *ends, *bytes, *filters; /* in the image */
+    uint32_t filters_size, slot_count;
+    uint32_t words;        /* the largest id; an embedding needs one row more */
+    uint32_t separates[4]; /* one bit for each ASCII character */
+    uint8_t keep_case, oov, split;
+} nn_tokenizer;
+
+/* Words being counted, in a block of the caller's. */
+typedef struct nn_words {
+    nn_tokenizer t; /* of all words so far, in the order of appearance */
+    unsigned char *slots, *ends, *counts, *order, *bytes;
+    uint32_t words_max, bytes_max, num_words;
+    int32_t failed;
+    char *why;
+    size_t why_size;
+} nn_words;
+
+#ifndef NN_NO_TRAIN
+/* Bytes of the block to count so many distinct words, of so many bytes together, the word oov among
+   them. k texts of n bytes together have at most (n + k) / 2 words, of at most 3 n / 2 bytes.
+   Negative: an error. */
+NNDEF int64_t nn_words_memory(int64_t words, int64_t bytes);
+
+/* Starts to count in a block of that size, of any alignment. o->filters and the block outlive *w.
+   o NULL: Keras' defaults. */
+NNDEF int nn_words_begin(nn_words *w, const nn_words_opts *o, void *block, size_t size,
+                         int64_t words, int64_t bytes);
+
+/* Counts the words of a text. NN_ERR_MEMORY: they are more than the block was made for, and *w is
+   good for nothing more. */
+NNDEF int nn_words_add(nn_words *w, const char *text, size_t size);
+
+/* Writes the vocabulary of what was counted, and returns its bytes; out NULL: only counts them.
+   Equal texts and options make equal bytes on every machine. More texts may be added afterwards. */
+NNDEF int64_t nn_words_save(nn_words *w, void *out, size_t size);
+#endif
+
+/* Uses a vocabulary that nn_words_save wrote, where it lies: the bytes outlive *t. Any of them may
+   be hostile. Of o only why and why_size are read; NULL: none. */
+NNDEF int nn_tokenizer_load(nn_tokenizer *t, const void *image, size_t size, const nn_opts *o);
+
+/* The ids of a text into ids[steps], as pad_sequences lays them: zeros in front (NN_PRE) or behind
+   (NN_POST) when there are fewer; of more, the last (cut NN_PRE) or the first (NN_POST) are kept.
+   Returns how many of ids are of the text, for nn_set_lengths where zeros are behind. ids NULL: how
+   many ids the text has. */
+enum { NN_PRE = 0, NN_POST = 1 };
+NNDEF int32_t nn_tokenizer_ids(const nn_tokenizer *t, const char *text, size_t size, int32_t *ids,
+                               int32_t steps, int pad, int cut);
+
+/* The word of an id and its bytes, without a zero at the end; NULL: there is none. */
+NNDEF const char *nn_tokenizer_word(const nn_tokenizer *t, int32_t id, size_t *size);
 
 /* Ops, for nn_layer.op. Only those a program names are linked. What an nn_op holds stands in
    >>ops. */
@@ -2524,6 +2611,8 @@ static int nn__plan_share(nn__planner *p, uint32_t i) {
         nn_tensor *t = &m->tensor[m->row[i].tensor + k];
         const nn_tensor *other = &m->tensor[m->row[from].tensor + k];
         int same = k < m->row[from].tensors && t->layout == other->layout &&
+                   t->suffix == other->suffix &&
+                   rows[i].bidirectional == rows[from].bidirectional &&
                    nn__or1(rows[i].groups) == nn__or1(rows[from].groups);
         for (d = 0; same && d < 4; d++) same = t->dim[d] == other->dim[d];
         if (!same)
@@ -5265,7 +5354,7 @@ static void nn__recurrent_plan(const nn_model *m, uint32_t row, nn_need *need) {
     int64_t between = nn__min(r.layers - 1, 2) * r.seq;
     int64_t x = r.gathers ? nn__times(r.n, r.in) : 0;
     const nn_row *in = &m->row[m->input[m->row[row].input]];
-    if ((m->row[row].flags & NN__TRAINS) || (r.gathers && (in->flags & NN__TRAINS)))
+    if (m->tight || (m->row[row].flags & NN__TRAINS) || (r.gathers && (in->flags & NN__TRAINS)))
         need->flags |= NN_NEED_X;
     need->tmp = 4 * ((r.reset_before ? state : 0) + nn__times(r.chunk, x));
     if (!r.held) need->tmp += 4 * r.pass;
@@ -5455,9 +5544,11 @@ static void nn__recurrent_forward(nn_model *m, const nn_cmd *c) {
     int kept = c->keep != NN_AT_NONE, last = m->rows[c->row].last, set;
     nn__recurrent r = nn__recurrent_of(m, c->row, kept && !m->tight);
     int32_t wide = r.ways * r.units, sets = r.layers * r.ways, layer, i;
-    float *rh = nn__floats(m, c->tmp), *room = rh + (r.reset_before ? r.n * r.units : 0);
-    float *base = room + (r.gathers ? (ptrdiff_t)r.chunk * r.n * r.in : 0), *saved, *between;
+    float *rh = nn__floats(m, c->tmp), *room = rh, *base, *saved, *between;
     float *x = nn__floats(m, c->x);
+    if (r.reset_before) room += r.n * r.units;
+    base = room;
+    if (r.gathers) base += (ptrdiff_t)r.chunk * r.n * r.in;
     saved = kept ? nn__floats(m, c->keep) : NULL;
     between = kept ? saved + sets * (m->tight ? r.saved : r.pass) : base + r.pass;
     if (r.held) base = saved;
@@ -6158,10 +6249,24 @@ NNDEF int nn_infer_to(nn_model *m, const char *row, const void *x, float *out, i
     return nn__run_all(m);
 }
 
+/* Features that enter behind row i bring no ids, so no mask by ids. */
+static int nn__check_mask(const nn_model *m, uint32_t i) {
+    uint32_t j;
+    for (j = i + 1; j < m->row_count; j++) {
+        const nn_row *in = &m->row[m->input[m->row[j].input]];
+        if (m->rows[j].op->role == NN__RECURRENT_ROLE && in->masked >= 2 && in->masked - 2u <= i)
+            return NN__FAIL(&m->opts, NN_ERR_CALL,
+                            "%R: skips the steps that hold a pad_id, so it needs ids, not features",
+                            m->rows, j);
+    }
+    return 0;
+}
+
 NNDEF int nn_infer_from(nn_model *m, const char *row, const float *features, float *y, int n) {
     uint32_t at, next, i;
     int err = nn__check_inference(m, features, y, n, "features or y is NULL", 0);
     if (!err) err = nn__find_cut(m, row, 0, m->infer_count, &at, &next, &i);
+    if (!err) err = nn__check_mask(m, i);
     if (err) return err;
     nn__begin_inference(m, features, y, n);
     m->run.data = NULL;
@@ -6366,7 +6471,7 @@ static int nn__find_entrance(const nn_model *m, const char *row, nn__entrance *e
         err = NN__FAIL(&m->opts, NN_ERR_CALL,
                        "%R trains, or reads a row that does: its output is not constant", m->rows,
                        e->row);
-    return err;
+    return err ? err : nn__check_mask(m, e->row);
 }
 
 /* Lets the step that has begun take features there instead of inputs. */
@@ -6585,7 +6690,7 @@ static void nn__print_progress(const nn_progress *p) {
 static void nn__print_progress(const nn_progress *p) { (void)p; }
 #endif
 
-NNDEF int nn_fit(nn_model *m, const nn_fit_opts *f) {
+static int nn__fit(nn_model *m, const nn_fit_opts *f) {
     nn_progress p;
     int32_t first, i;
     nn__entrance e = { 0, 0, 0 };
@@ -6634,6 +6739,13 @@ NNDEF int nn_fit(nn_model *m, const nn_fit_opts *f) {
             return NN__FAIL(&m->opts, NN_ERR_CANCELLED, "cancelled after epoch %d", (int)p.epoch);
     }
     return 0;
+}
+
+NNDEF int nn_fit(nn_model *m, const nn_fit_opts *f) {
+    const int32_t *lengths = m ? m->lengths : NULL;
+    int err = nn__fit(m, f);
+    if (m) m->lengths = lengths;
+    return err;
 }
 #endif
 
@@ -6786,8 +6898,10 @@ NNDEF int nn_rollback(nn_model *m, const void *buffer, size_t size) {
 /* Initial values of tensor i, a function of the seed and its canonical indices. */
 static void nn__init_tensor(nn_model *m, uint32_t i) {
     const nn_tensor *t = &m->tensor[i], *weight = &m->tensor[m->row[t->row].tensor];
+    const nn_layer *row = &m->rows[t->row];
     float *p = nn__values(m, t), fan_in, bound, fill = 0;
-    uint32_t e, k = weight->count / (uint32_t)weight->dim[0];
+    uint32_t e;
+    int role = row->op->role;
     if (weight->ndim == 1) { /* normalization: weight and running_var 1, bias and running_mean 0 */
         fill = t->suffix == 0 || t->suffix == 3 ? 1.0f : 0.0f;
         for (e = 0; e < t->count; e++) p[e] = fill;
@@ -6797,20 +6911,20 @@ static void nn__init_tensor(nn_model *m, uint32_t i) {
         NN_MEMSET(p, 0, 4 * (size_t)t->count);
         return;
     }
-    fan_in = (float)k;
-    if (m->rows[t->row].op->role == NN__RECURRENT_ROLE) fan_in = (float)m->rows[t->row].units;
-    if (m->rows[t->row].op->role == NN__EMBEDDING_ROLE) {
+    if (role == NN__RECURRENT_ROLE && m->opts.init == NN_INIT_KERAS) weight = t;
+    fan_in = (float)(weight->count / (uint32_t)weight->dim[0]);
+    if (role == NN__EMBEDDING_ROLE) {
         bound = m->opts.init == NN_INIT_KERAS ? 0.05000000074505806f : 1.7320507764816284f;
     } else if (m->opts.init == NN_INIT_KERAS) {
-        if (m->rows[t->row].op->role == NN__RECURRENT_ROLE) weight = t;
-        fan_in = (float)(weight->count / (uint32_t)weight->dim[0]);
         float fans = fan_in + (float)(weight->count / (uint32_t)weight->dim[1]);
         bound = 6.0f / fans;
         bound = nn__sqrt(bound);
     } else {
-        bound = 1.0f / nn__sqrt(fan_in);
+        bound = 1.0f / nn__sqrt(role == NN__RECURRENT_ROLE ? (float)row->units : fan_in);
     }
-    NN__CALL(m, uniform, p, t, m->rows[t->row].groups, nn__key(m->opts.seed, 0x1417, i), bound);
+    NN__CALL(m, uniform, p, t, row->groups, nn__key(m->opts.seed, 0x1417, i), bound);
+    if (row->pad_id && m->opts.init == NN_INIT_PYTORCH)
+        NN_MEMSET(p + (size_t)(row->pad_id - 1) * (size_t)row->units, 0, 4 * (size_t)row->units);
 }
 
 /* Copies a canonical float32 image of all tensors, but for those used in place. */
@@ -7928,6 +8042,623 @@ NNDEF int nn_load_file(nn_model *m, const char *path, const nn_opts *o) {
 }
 #endif
 #endif
+
+/* >>tokenizer -----------------------------------------------------------------------------------
+   Text to ids. Nobody in this file calls it but users do: nn_words_ counts words and writes a
+   vocabulary, nn_tokenizer_ looks words up in one. Owns nothing: both work in the caller's memory,
+   without pointers in it. Uses >>util.
+
+   The image of a vocabulary of N words, all numbers little-endian:
+
+     0    "nnw1"
+     4    u32 N, largest id
+     8    u32 F, bytes of the filters
+     12   u32 flags: 1 keeps case, 2 word 1 stands for unknown words; the split character << 8
+     16   the filters
+     ...  u32 slots[N + N / 2 + 1]: a hash table of ids, 0 empty
+     ...  u32 ends[N]: where the bytes of each word end, counted from the first word's
+     ...  the words, in lower case unless case is kept, by id
+
+   A word's home is slot hash * slots >> 32; it stands there or in the first empty slot after it,
+   around the end, words entered by rising id. While words are counted the same tables, of the
+   block's full size, hold them in the order of appearance, so that both are searched by the same
+   code. Words have no bound: nothing holds one, its characters are made lower case once to hash it
+   and again to compare or store it. */
+
+/* Capitals of lower case code + delta; every step-th code from first to last. */
+typedef struct nn__capitals {
+    uint16_t first, last;
+    uint16_t step;
+    int16_t delta;
+} nn__capitals;
+
+static uint32_t nn__lower(uint32_t code) {
+    static const nn__capitals capitals[] = {
+        { 0x0041, 0x005a, 1, 32 },  { 0x00c0, 0x00d6, 1, 32 },  { 0x00d8, 0x00de, 1, 32 },
+        { 0x0100, 0x012e, 2, 1 },   { 0x0132, 0x0136, 2, 1 },   { 0x0139, 0x0147, 2, 1 },
+        { 0x014a, 0x0176, 2, 1 },   { 0x0178, 0x0178, 1, -121 }, { 0x0179, 0x017d, 2, 1 },
+        { 0x01a0, 0x01a0, 1, 1 },   { 0x01af, 0x01af, 1, 1 },   { 0x0218, 0x021a, 2, 1 },
+        { 0x0370, 0x0372, 2, 1 },   { 0x0376, 0x0376, 1, 1 },   { 0x037f, 0x037f, 1, 116 },
+        { 0x0386, 0x0386, 1, 38 },  { 0x0388, 0x038a, 1, 37 },  { 0x038c, 0x038c, 1, 64 },
+        { 0x038e, 0x038f, 1, 63 },  { 0x0391, 0x03a1, 1, 32 },  { 0x03a3, 0x03ab, 1, 32 },
+        { 0x03cf, 0x03cf, 1, 8 },   { 0x03d8, 0x03ee, 2, 1 },   { 0x03f4, 0x03f4, 1, -60 },
+        { 0x03f7, 0x03f7, 1, 1 },   { 0x03f9, 0x03f9, 1, -7 },  { 0x03fa, 0x03fa, 1, 1 },
+        { 0x03fd, 0x03ff, 1, -130 }, { 0x0400, 0x040f, 1, 80 }, { 0x0410, 0x042f, 1, 32 },
+        { 0x0460, 0x0480, 2, 1 },   { 0x048a, 0x04be, 2, 1 },   { 0x04c0, 0x04c0, 1, 15 },
+        { 0x04c1, 0x04cd, 2, 1 },   { 0x04d0, 0x052e, 2, 1 },   { 0x1e00, 0x1e94, 2, 1 },
+        { 0x1e9e, 0x1e9e, 1, -7615 }, { 0x1ea0, 0x1efe, 2, 1 }
+    };
+    size_t i;
+    if (code < 0x80) return code - 'A' < 26 ? code + 32 : code;
+    for (i = 1; i < sizeof capitals / sizeof *capitals; i++) {
+        const nn__capitals *c = &capitals[i];
+        if (code > c->last) continue;
+        if (code < c->first || (code - (uint32_t)c->first) % (uint32_t)c->step != 0) return code;
+        return (uint32_t)((int32_t)code + c->delta);
+    }
+    return code;
+}
+
+/* Codes from first to last: for a final sigma, what has case and what is looked through. */
+typedef struct nn__codes {
+    uint16_t first, last;
+} nn__codes;
+
+static int nn__is_among(const nn__codes *list, size_t n, uint32_t code) {
+    while (n--)
+        if (code >= list[n].first && code <= list[n].last) return 1;
+    return 0;
+}
+
+static int nn__has_case(uint32_t code) {
+    static const nn__codes list[] = {
+        { 0x0041, 0x005a }, { 0x0061, 0x007a }, { 0x00aa, 0x00aa }, { 0x00b5, 0x00b5 },
+        { 0x00ba, 0x00ba }, { 0x00c0, 0x00d6 }, { 0x00d8, 0x00f6 }, { 0x00f8, 0x01ba },
+        { 0x01bc, 0x01bf }, { 0x01c4, 0x0293 }, { 0x0295, 0x02af }, { 0x0370, 0x0373 },
+        { 0x0376, 0x0377 }, { 0x037b, 0x037d }, { 0x037f, 0x037f }, { 0x0386, 0x0386 },
+        { 0x0388, 0x038a }, { 0x038c, 0x038c }, { 0x038e, 0x03a1 }, { 0x03a3, 0x03f5 },
+        { 0x03f7, 0x0481 }, { 0x048a, 0x052f }, { 0x1e00, 0x1eff }
+    };
+    return nn__is_among(list, sizeof list / sizeof *list, code);
+}
+
+static int nn__is_looked_through(uint32_t code) {
+    static const nn__codes list[] = {
+        { 0x0027, 0x0027 }, { 0x002e, 0x002e }, { 0x003a, 0x003a }, { 0x005e, 0x005e },
+        { 0x0060, 0x0060 }, { 0x00a8, 0x00a8 }, { 0x00ad, 0x00ad }, { 0x00af, 0x00af },
+        { 0x00b4, 0x00b4 }, { 0x00b7, 0x00b8 }, { 0x02b0, 0x036f }, { 0x0374, 0x0375 },
+        { 0x037a, 0x037a }, { 0x0384, 0x0385 }, { 0x0387, 0x0387 }, { 0x0483, 0x0489 },
+        { 0x2018, 0x2019 }
+    };
+    return nn__is_among(list, sizeof list / sizeof *list, code);
+}
+
+#define NN__BROKEN 0xdc00u /* + byte: no code of UTF-8 lies there */
+
+/* The code that begins at p and its bytes, of which n > 0 are there. A byte that begins no UTF-8
+   (Unicode 15, table 3-7) is a code of its own. */
+static uint32_t nn__code(const unsigned char *p, size_t n, size_t *bytes) {
+    static const uint32_t least[] = { 0, 0x80, 0x800, 0x10000 };
+    uint32_t code = p[0];
+    size_t more = code < 0xc2 ? 0 : code < 0xe0 ? 1 : code < 0xf0 ? 2 : code < 0xf5 ? 3 : 0, i;
+    *bytes = 1;
+    if (code < 0x80) return code;
+    if (!more || more >= n) return NN__BROKEN + code;
+    code &= 0x3fu >> more;
+    for (i = 1; i <= more; i++) {
+        if ((p[i] & 0xc0) != 0x80) return NN__BROKEN + p[0];
+        code = code << 6 | (p[i] & 0x3fu);
+    }
+    if (code < least[more] || code > 0x10ffff || (code >= 0xd800 && code < 0xe000))
+        return NN__BROKEN + p[0];
+    *bytes = more + 1;
+    return code;
+}
+
+/* The code that ends before p[at], at > 0, and its bytes. */
+static uint32_t nn__code_before(const unsigned char *p, size_t at, size_t *bytes) {
+    size_t start = at - 1;
+    uint32_t code;
+    while (start > 0 && at - start < 4 && (p[start] & 0xc0) == 0x80) start--;
+    code = nn__code(p + start, at - start, bytes);
+    if (*bytes == at - start) return code;
+    *bytes = 1;
+    return NN__BROKEN + p[at - 1];
+}
+
+static size_t nn__put_code(unsigned char *out, uint32_t code) {
+    if (code >= NN__BROKEN && code < NN__BROKEN + 256) code -= NN__BROKEN;
+    else if (code >= 0x10000) {
+        out[0] = (unsigned char)(0xf0 | code >> 18);
+        out[1] = (unsigned char)(0x80 | (code >> 12 & 63));
+        out[2] = (unsigned char)(0x80 | (code >> 6 & 63));
+        out[3] = (unsigned char)(0x80 | (code & 63));
+        return 4;
+    } else if (code >= 0x800) {
+        out[0] = (unsigned char)(0xe0 | code >> 12);
+        out[1] = (unsigned char)(0x80 | (code >> 6 & 63));
+        out[2] = (unsigned char)(0x80 | (code & 63));
+        return 3;
+    } else if (code >= 0x80) {
+        out[0] = (unsigned char)(0xc0 | code >> 6);
+        out[1] = (unsigned char)(0x80 | (code & 63));
+        return 2;
+    }
+    out[0] = (unsigned char)code;
+    return 1;
+}
+
+/* Does the capital sigma between before and after end a word, as Unicode's Final_Sigma says? */
+static int nn__is_final(const unsigned char *text, size_t size, size_t before, size_t after) {
+    size_t n = 0;
+    uint32_t code = ' ';
+    while (before > 0) {
+        code = nn__code_before(text, before, &n);
+        if (!nn__is_looked_through(code)) break;
+        before -= n;
+    }
+    if (before == 0 || !nn__has_case(code)) return 0;
+    while (after < size) {
+        code = nn__code(text + after, size - after, &n);
+        if (!nn__is_looked_through(code)) return !nn__has_case(code);
+        after += n;
+    }
+    return 1;
+}
+
+/* A place in a text. */
+typedef struct nn__chars {
+    const nn_tokenizer *t;
+    const unsigned char *text;
+    size_t size, at;
+    int dot; /* U+0130 was read: U+0307 is still to come */
+} nn__chars;
+
+static nn__chars nn__chars_of(const nn_tokenizer *t, const char *text, size_t size) {
+    nn__chars s;
+    s.t = t;
+    s.text = (const unsigned char *)(const void *)text;
+    s.size = size;
+    s.at = 0;
+    s.dot = 0;
+    return s;
+}
+
+static int nn__separates(const nn_tokenizer *t, uint32_t code) {
+    size_t at, n;
+    if (code < 128) return (int)(t->separates[code / 32] >> code % 32 & 1);
+    for (at = 0; at < t->filters_size; at += n)
+        if (nn__code(t->filters + at, t->filters_size - at, &n) == code) return 1;
+    return 0;
+}
+
+/* Moves behind the next character and gives its bytes in lower case; 0: a word ends here. */
+static size_t nn__next_char(nn__chars *s, unsigned char out[4]) {
+    size_t start = s->at, n;
+    uint32_t code;
+    if (s->dot) {
+        s->dot = 0;
+        code = 0x307;
+    } else {
+        if (start == s->size) return 0;
+        code = nn__code(s->text + start, s->size - start, &n);
+        s->at += n;
+        if (!s->t->keep_case) {
+            s->dot = code == 0x130;
+            if (s->dot) code = 'i';
+            else if (code == 0x3a3 && nn__is_final(s->text, s->size, start, s->at)) code = 0x3c2;
+            else code = nn__lower(code);
+        }
+    }
+    return nn__separates(s->t, code) ? 0 : nn__put_code(out, code);
+}
+
+/* FNV-1a, and a mixer behind it because the upper bits choose the slot. */
+static uint32_t nn__hash_word(uint32_t h, const unsigned char *p, size_t n) {
+    while (n--) h = (h ^ *p++) * 0x01000193u;
+    return h;
+}
+
+static uint32_t nn__hash_done(uint32_t h) {
+    h = (h ^ h >> 16) * 0x7feb352du;
+    return h ^ h >> 15;
+}
+
+#define NN__WORD_HASH 0x811c9dc5u
+
+/* Moves behind the next word, which begins at *word; its bytes and hash. 0: there is none. */
+static size_t nn__next_word(nn__chars *s, nn__chars *word, uint32_t *hash) {
+    unsigned char c[4];
+    size_t n, size = 0;
+    uint32_t h = NN__WORD_HASH;
+    do {
+        *word = *s;
+        n = nn__next_char(s, c);
+    } while (!n && (s->at < s->size || s->dot));
+    for (; n; n = nn__next_char(s, c)) {
+        h = nn__hash_word(h, c, n);
+        size += n;
+    }
+    *hash = nn__hash_done(h);
+    return size;
+}
+
+static int nn__word_is(nn__chars word, const unsigned char *bytes, size_t size) {
+    unsigned char c[4];
+    size_t at = 0, n, i;
+    while ((n = nn__next_char(&word, c)) != 0) {
+        if (n > size - at) return 0;
+        for (i = 0; i < n; i++)
+            if (bytes[at + i] != c[i]) return 0;
+        at += n;
+    }
+    return at == size;
+}
+
+static uint32_t nn__slots_of(uint32_t words) { return words + words / 2 + 1; }
+
+static uint32_t nn__home(uint32_t hash, uint32_t slots) {
+    return (uint32_t)((uint64_t)hash * slots >> 32);
+}
+
+/* Where the word of an id, from 1, begins and ends. */
+static uint32_t nn__word_end(const nn_tokenizer *t, uint32_t id) {
+    return id ? nn__get32(t->ends + 4 * (size_t)(id - 1)) : 0;
+}
+
+/* The id of a word, or 0 and the slot where it would stand. */
+static uint32_t nn__find_word(const nn_tokenizer *t, const nn__chars *word, size_t size,
+                              uint32_t hash, uint32_t *slot) {
+    uint32_t at = nn__home(hash, t->slot_count), id;
+    while ((id = nn__get32(t->slots + 4 * (size_t)at)) != 0) {
+        uint32_t begin = nn__word_end(t, id - 1);
+        if (nn__word_end(t, id) - begin == size && nn__word_is(*word, t->bytes + begin, size))
+            return id;
+        if (++at == t->slot_count) at = 0;
+    }
+    if (slot) *slot = at;
+    return 0;
+}
+
+static void nn__set_separators(nn_tokenizer *t) {
+    size_t i;
+    NN_MEMSET(t->separates, 0, sizeof t->separates);
+    t->separates[t->split / 32] |= 1u << t->split % 32;
+    for (i = 0; i < t->filters_size; i++) {
+        unsigned char c = t->filters[i];
+        if (c < 128) t->separates[c / 32] |= 1u << c % 32;
+    }
+}
+
+#define NN__WORDS_MAX 0x3fffffff /* a slot's number, twice, fits uint32 */
+#define NN__IMAGE_HEAD 16
+
+#ifndef NN_NO_TRAIN
+static nn_opts nn__why(char *why, size_t size) {
+    nn_opts o;
+    NN_MEMSET(&o, 0, sizeof o);
+    o.why = why;
+    o.why_size = size;
+    return o;
+}
+
+NNDEF int64_t nn_words_memory(int64_t words, int64_t bytes) {
+    if (words < 0 || words > NN__WORDS_MAX || bytes < 0 || bytes > (int64_t)UINT32_MAX)
+        return NN_ERR_CALL;
+    return 4 * (int64_t)nn__slots_of((uint32_t)words) + 12 * words + bytes;
+}
+
+/* Appends a word of size bytes, counted count times: the bytes are the caller's to write. */
+static unsigned char *nn__append_word(nn_words *w, uint32_t slot, size_t size, uint32_t count) {
+    uint32_t begin = nn__word_end(&w->t, w->t.words), id = ++w->t.words;
+    nn__put32(w->slots + 4 * (size_t)slot, id);
+    nn__put32(w->ends + 4 * (size_t)(id - 1), begin + (uint32_t)size);
+    nn__put32(w->counts + 4 * (size_t)(id - 1), count);
+    return w->bytes + begin;
+}
+
+NNDEF int nn_words_begin(nn_words *w, const nn_words_opts *o, void *block, size_t size,
+                         int64_t words, int64_t bytes) {
+    static const char filters[] = "!\"#$%&()*+,-./:;<=>?@[\\]^_`{|}~\t\n";
+    int64_t need = nn_words_memory(words, bytes);
+    nn_opts why = nn__why(o ? o->why : NULL, o ? o->why_size : 0);
+    const char *chosen = o && o->filters ? o->filters : filters;
+    size_t n, oov = o && o->oov ? nn__strlen(o->oov) : 0, i;
+    char split = o && o->split ? o->split : ' ';
+    if (!w) return NN__FAIL(&why, NN_ERR_CALL, "w is NULL");
+    NN_MEMSET(w, 0, sizeof *w);
+    w->failed = NN_ERR_CALL;
+    if (need < 0)
+        return NN__FAIL(&why, NN_ERR_CALL, "%D words of %D bytes are out of range", words, bytes);
+    if (!block || (uint64_t)need > size)
+        return NN__FAIL(&why, NN_ERR_MEMORY, "the block has %D bytes, %D are needed",
+                        block ? (int64_t)size : (int64_t)0, need);
+    if (o && o->num_words < 0) return NN__FAIL(&why, NN_ERR_OPTION, "num_words is negative");
+    if (o && o->oov && o->num_words == 1)
+        return NN__FAIL(&why, NN_ERR_OPTION, "num_words 1 leaves no id for the word oov");
+    if ((unsigned char)split > 127)
+        return NN__FAIL(&why, NN_ERR_OPTION, "split is not an ASCII character");
+    n = nn__strlen(chosen);
+    if (n > INT32_MAX) return NN__FAIL(&why, NN_ERR_OPTION, "filters are too long");
+    for (i = 0; i < oov && o->oov[i] != split;) i++;
+    if (o && o->oov && (!oov || i < oov))
+        return NN__FAIL(&why, NN_ERR_OPTION, "oov is empty or holds the split character");
+    if (oov && (words < 1 || oov > (uint64_t)bytes))
+        return NN__FAIL(&why, NN_ERR_MEMORY, "the block has no room for the word oov");
+    w->slots = (unsigned char *)block;
+    w->t.slot_count = nn__slots_of((uint32_t)words);
+    w->ends = w->slots + 4 * (size_t)w->t.slot_count;
+    w->counts = w->ends + 4 * (size_t)words;
+    w->order = w->counts + 4 * (size_t)words;
+    w->bytes = w->order + 4 * (size_t)words;
+    w->words_max = (uint32_t)words;
+    w->bytes_max = (uint32_t)bytes;
+    w->t.slots = w->slots;
+    w->t.ends = w->ends;
+    w->t.bytes = w->bytes;
+    w->t.filters = (const unsigned char *)(const void *)chosen;
+    w->t.filters_size = (uint32_t)n;
+    w->t.split = (uint8_t)split;
+    w->t.keep_case = o && o->keep_case;
+    w->t.oov = oov > 0;
+    nn__set_separators(&w->t);
+    w->num_words = o ? (uint32_t)o->num_words : 0;
+    w->why = why.why;
+    w->why_size = why.why_size;
+    NN_MEMSET(w->slots, 0, 4 * (size_t)w->t.slot_count);
+    if (oov) { /* no word is more frequent, and none came before */
+        const unsigned char *word = (const unsigned char *)(const void *)o->oov;
+        uint32_t hash = nn__hash_done(nn__hash_word(NN__WORD_HASH, word, oov));
+        NN_MEMCPY(nn__append_word(w, nn__home(hash, w->t.slot_count), oov, UINT32_MAX), word, oov);
+    }
+    w->failed = 0;
+    return 0;
+}
+
+static int nn__words_argument(const nn_words *w, int fine) {
+    nn_opts why = nn__why(w ? w->why : NULL, w ? w->why_size : 0);
+    if (!w || !fine) return NN__FAIL(&why, NN_ERR_CALL, "an argument is NULL");
+    if (!w->failed && w->slots) return 0;
+    return NN__FAIL(&why, NN_ERR_CALL, "nn_words_begin or nn_words_add has failed before");
+}
+
+NNDEF int nn_words_add(nn_words *w, const char *text, size_t size) {
+    int err = nn__words_argument(w, text || !size);
+    nn__chars s, word;
+    uint32_t hash, slot, id;
+    size_t n;
+    if (err) return err;
+    s = nn__chars_of(&w->t, text, size);
+    while ((n = nn__next_word(&s, &word, &hash)) != 0) {
+        unsigned char *to;
+        id = nn__find_word(&w->t, &word, n, hash, &slot);
+        if (id) {
+            unsigned char *count = w->counts + 4 * (size_t)(id - 1);
+            uint32_t times = nn__get32(count);
+            if (times < UINT32_MAX) nn__put32(count, times + 1);
+            continue;
+        }
+        if (w->t.words == w->words_max ||
+            n > w->bytes_max - nn__word_end(&w->t, w->t.words)) {
+            nn_opts why = nn__why(w->why, w->why_size);
+            w->failed = NN_ERR_MEMORY;
+            return NN__FAIL(&why, NN_ERR_MEMORY,
+                            "the block is for %D words of %D bytes together, and more came",
+                            (int64_t)w->words_max, (int64_t)w->bytes_max);
+        }
+        to = nn__append_word(w, slot, n, 1);
+        while ((n = nn__next_char(&word, to)) != 0) to += n;
+    }
+    return 0;
+}
+
+/* Does the word of index a have a smaller id than that of b? */
+static int nn__ranks_before(const nn_words *w, uint32_t a, uint32_t b) {
+    uint32_t times_a = nn__get32(w->counts + 4 * (size_t)a);
+    uint32_t times_b = nn__get32(w->counts + 4 * (size_t)b);
+    return times_a != times_b ? times_a > times_b : a < b;
+}
+
+/* Sinks index into the heap order[at..n), whose root has the largest id. */
+static void nn__sink_word(nn_words *w, uint32_t at, uint32_t n, uint32_t index) {
+    uint32_t child;
+    while ((child = 2 * at + 1) < n) {
+        uint32_t a = nn__get32(w->order + 4 * (size_t)child), b;
+        if (child + 1 < n) {
+            b = nn__get32(w->order + 4 * (size_t)(child + 1));
+            if (nn__ranks_before(w, a, b)) a = b, child++;
+        }
+        if (!nn__ranks_before(w, index, a)) break;
+        nn__put32(w->order + 4 * (size_t)at, a);
+        at = child;
+    }
+    nn__put32(w->order + 4 * (size_t)at, index);
+}
+
+/* The indices of all words by falling frequency into w->order. */
+static void nn__rank_words(nn_words *w) {
+    uint32_t n = w->t.words, i;
+    for (i = 0; i < n; i++) nn__put32(w->order + 4 * (size_t)i, i);
+    for (i = n / 2; i-- > 0;) nn__sink_word(w, i, n, i);
+    for (i = n; i-- > 1;) {
+        uint32_t last = nn__get32(w->order + 4 * (size_t)i);
+        nn__put32(w->order + 4 * (size_t)i, nn__get32(w->order));
+        nn__sink_word(w, 0, i, last);
+    }
+}
+
+NNDEF int64_t nn_words_save(nn_words *w, void *out, size_t size) {
+    unsigned char *p = (unsigned char *)out, *slots, *ends, *bytes;
+    uint32_t keep, slot_count, i, end = 0;
+    uint64_t need, total = 0;
+    int err = nn__words_argument(w, 1);
+    if (err) return err;
+    keep = w->t.words;
+    if (w->num_words && keep > w->num_words - 1) keep = w->num_words - 1;
+    nn__rank_words(w);
+    for (i = 0; i < keep; i++) {
+        uint32_t index = nn__get32(w->order + 4 * (size_t)i);
+        total += nn__word_end(&w->t, index + 1) - nn__word_end(&w->t, index);
+    }
+    slot_count = nn__slots_of(keep);
+    need = NN__IMAGE_HEAD + (uint64_t)w->t.filters_size + 4 * ((uint64_t)slot_count + keep) + total;
+    if (!p) return (int64_t)need;
+    if (need > size) {
+        nn_opts why = nn__why(w->why, w->why_size);
+        return NN__FAIL(&why, NN_ERR_MEMORY, "the vocabulary takes %D bytes, not %D",
+                        (int64_t)need, (int64_t)size);
+    }
+    NN_MEMCPY(p, "nnw1", 4);
+    nn__put32(p + 4, keep);
+    nn__put32(p + 8, w->t.filters_size);
+    nn__put32(p + 12, (uint32_t)(w->t.keep_case | w->t.oov << 1 | w->t.split << 8));
+    NN_MEMCPY(p + NN__IMAGE_HEAD, w->t.filters, w->t.filters_size);
+    slots = p + NN__IMAGE_HEAD + w->t.filters_size;
+    ends = slots + 4 * (size_t)slot_count;
+    bytes = ends + 4 * (size_t)keep;
+    NN_MEMSET(slots, 0, 4 * (size_t)slot_count);
+    for (i = 0; i < keep; i++) {
+        uint32_t index = nn__get32(w->order + 4 * (size_t)i), begin = nn__word_end(&w->t, index);
+        uint32_t n = nn__word_end(&w->t, index + 1) - begin, slot;
+        NN_MEMCPY(bytes + end, w->bytes + begin, n);
+        slot = nn__home(nn__hash_done(nn__hash_word(NN__WORD_HASH, bytes + end, n)), slot_count);
+        while (nn__get32(slots + 4 * (size_t)slot))
+            if (++slot == slot_count) slot = 0;
+        nn__put32(slots + 4 * (size_t)slot, i + 1);
+        end += n;
+        nn__put32(ends + 4 * (size_t)i, end);
+    }
+    return (int64_t)need;
+}
+#endif
+
+/* Is every word found where the table says, and nothing else in it? The steps are bounded, so that
+   a table made to be slow is refused instead of searched. */
+static int nn__check_slots(const nn_tokenizer *t) {
+    uint64_t steps = 64 * ((uint64_t)t->words + 64);
+    uint32_t id, slot, used = 0;
+    for (slot = 0; slot < t->slot_count; slot++) {
+        id = nn__get32(t->slots + 4 * (size_t)slot);
+        if (id > t->words) return 0;
+        used += id != 0;
+    }
+    if (used != t->words) return 0;
+    for (id = 1; id <= t->words; id++) {
+        uint32_t begin = nn__word_end(t, id - 1), n = nn__word_end(t, id) - begin, found;
+        const unsigned char *word = t->bytes + begin;
+        slot = nn__home(nn__hash_done(nn__hash_word(NN__WORD_HASH, word, n)), t->slot_count);
+        while ((found = nn__get32(t->slots + 4 * (size_t)slot)) != id) {
+            uint32_t i = 0, other;
+            if (!found || !steps--) return 0;
+            other = nn__word_end(t, found - 1);
+            if (nn__word_end(t, found) - other == n)
+                while (i < n && t->bytes[other + i] == word[i]) i++;
+            if (i == n) return 0; /* the same word twice */
+            if (++slot == t->slot_count) slot = 0;
+        }
+    }
+    return 1;
+}
+
+NNDEF int nn_tokenizer_load(nn_tokenizer *t, const void *image, size_t size, const nn_opts *o) {
+    const unsigned char *p = (const unsigned char *)image;
+    uint32_t flags, begin = 0, i;
+    uint64_t tables;
+    nn_tokenizer v;
+    if (!t || !p) return NN__FAIL(o, NN_ERR_CALL, "t or the vocabulary is NULL");
+    NN_MEMSET(t, 0, sizeof *t);
+    NN_MEMSET(&v, 0, sizeof v);
+    if (size < NN__IMAGE_HEAD || p[0] != 'n' || p[1] != 'n' || p[2] != 'w')
+        return NN__FAIL(o, NN_ERR_FILE_SYNTAX, "this is no vocabulary: it does not begin with nnw");
+    if (p[3] != '1')
+        return NN__FAIL(o, NN_ERR_FILE_VERSION, "the vocabulary needs a newer reader");
+    v.words = nn__get32(p + 4);
+    v.filters_size = nn__get32(p + 8);
+    flags = nn__get32(p + 12);
+    if (v.words > NN__WORDS_MAX || flags >> 15 || (flags & 0xfc) || !(flags >> 8) ||
+        ((flags & 2) && !v.words))
+        return NN__FAIL(o, NN_ERR_FILE_META, "the vocabulary's header is wrong");
+    v.slot_count = nn__slots_of(v.words);
+    tables = 4 * ((uint64_t)v.slot_count + v.words);
+    if (size - NN__IMAGE_HEAD < v.filters_size ||
+        size - NN__IMAGE_HEAD - v.filters_size < tables)
+        return NN__FAIL(o, NN_ERR_FILE_SHORT, "the vocabulary of %D words has only %D bytes",
+                        (int64_t)v.words, (int64_t)size);
+    v.filters = p + NN__IMAGE_HEAD;
+    v.slots = v.filters + v.filters_size;
+    v.ends = v.slots + 4 * (size_t)v.slot_count;
+    v.bytes = v.slots + (size_t)tables;
+    for (i = 1; i <= v.words; i++) {
+        uint32_t end = nn__word_end(&v, i);
+        if (end <= begin)
+            return NN__FAIL(o, NN_ERR_FILE_SIZE, "word %D ends where it begins, or before",
+                            (int64_t)i);
+        begin = end;
+    }
+    if (begin != size - NN__IMAGE_HEAD - v.filters_size - (size_t)tables)
+        return NN__FAIL(o, NN_ERR_FILE_END, "the vocabulary does not end with its last word");
+    if (!nn__check_slots(&v))
+        return NN__FAIL(o, NN_ERR_FILE_ORDER,
+                        "the vocabulary's table misses a word, or a word stands twice");
+    v.keep_case = (uint8_t)(flags & 1);
+    v.oov = (uint8_t)(flags >> 1 & 1);
+    v.split = (uint8_t)(flags >> 8);
+    nn__set_separators(&v);
+    *t = v;
+    return 0;
+}
+
+static void nn__reverse(int32_t *a, int32_t n) {
+    int32_t i = 0;
+    while (i < --n) {
+        int32_t keep = a[i];
+        a[i++] = a[n];
+        a[n] = keep;
+    }
+}
+
+NNDEF int32_t nn_tokenizer_ids(const nn_tokenizer *t, const char *text, size_t size, int32_t *ids,
+                               int32_t steps, int pad, int cut) {
+    nn__chars s, word;
+    int32_t count = 0, next = 0, i;
+    uint32_t hash, id;
+    size_t n;
+    if (!t || !t->slots || (!text && size) || (ids && steps < 1)) return NN_ERR_CALL;
+    s = nn__chars_of(t, text, size);
+    while ((n = nn__next_word(&s, &word, &hash)) != 0) {
+        id = nn__find_word(t, &word, n, hash, NULL);
+        if (!id) id = t->oov;
+        if (!id) continue;
+        if (ids) { /* around the end; the oldest is overwritten */
+            if (next == steps) next = 0;
+            ids[next++] = (int32_t)id;
+            if (count < steps) count++;
+            if (count == steps && cut == NN_POST) break;
+        } else if (count < INT32_MAX) {
+            count++;
+        }
+    }
+    if (!ids) return count;
+    if (count == steps) { /* the oldest stands behind the newest */
+        nn__reverse(ids, next);
+        nn__reverse(ids + next, steps - next);
+        nn__reverse(ids, steps);
+    } else if (pad != NN_POST) {
+        for (i = count; i-- > 0;) ids[steps - count + i] = ids[i];
+        for (i = 0; i < steps - count; i++) ids[i] = 0;
+    } else {
+        for (i = count; i < steps; i++) ids[i] = 0;
+    }
+    return count;
+}
+
+NNDEF const char *nn_tokenizer_word(const nn_tokenizer *t, int32_t id, size_t *size) {
+    uint32_t begin;
+    if (!t || id < 1 || (uint32_t)id > t->words) return NULL;
+    begin = nn__word_end(t, (uint32_t)id - 1);
+    if (size) *size = nn__word_end(t, (uint32_t)id) - begin;
+    return (const char *)(const void *)(t->bytes + begin);
+}
 
 /* >>debug ---------------------------------------------------------------------------------------
    The rows with what planning found out, for people. Uses >>data. */
@@ -9584,7 +10315,9 @@ NN__KERNEL void NN__ID(lstm_grad_f32)(float *z, float *dh, float *dc, const floa
         NN__V t = NN__ID(tanh)(NN__LOAD(c + j, w)), x;
         NN__STORE(z + 3 * n + j, NN__ID(sigmoid_grad)(NN__MUL(d, t), o), w);
         d = NN__MUL(d, o);
-        d = NN__ADD(NN__LOAD(dc + j, w), NN__ID(tanh_grad)(d, t));
+        x = NN__SUB(NN__KBITS(0), t);
+        x = NN__FMA(x, t, NN__K(1.0f));
+        d = NN__FMA(d, x, NN__LOAD(dc + j, w));
         x = NN__MUL(d, g);
         NN__STORE(z + j, NN__ID(sigmoid_grad)(x, i), w);
         x = NN__MUL(d, NN__LOAD(c0 + j, w));

@@ -1,4 +1,4 @@
-/* bench.c - time of W1, W2 and W3 by kernels: inference of 1 and 32 samples, training on 32
+/* bench.c - time of W1 to W4 by kernels: inference of 1 and 32 samples, training on 32
 
        make bench          prints a table, writes build/bench.json
        build/bench WORD    only cases whose net or kernels have WORD in their name
@@ -8,8 +8,8 @@
    case, and between those runs short bursts that measure the peak: the fastest run of a case is
    held against its fastest burst, the median run against the median burst. Executed FLOP are
    counted from the rows: what a pool drops is not computed, and a training step is forward and
-   weight gradients of every row, input gradients of all but the first. Compare shares, not times of
-   two machines. */
+   weight gradients of every row, input gradients of all but the first; reading vectors of an
+   embedding is none. Compare shares, not times of two machines. */
 
 /* The Makefile says which flags; without it, what macros tell. They are read before nn.h, whose
    pragmas change them in gcc. */
@@ -158,18 +158,26 @@ static double flops_of(const set *s, double seconds) {
 /* Multiply-adds of one sample: forward, and those of input gradients that a training step lacks. */
 static void count(const nn_model *m, double *forward, double *first) {
     uint32_t i;
+    int k, begun = m->rows[0].type == NN_I32; /* the vectors want a gradient */
     *forward = *first = 0;
     for (i = 0; i < m->row_count; i++) {
         const nn_row *r = &m->row[i];
         double positions = (double)r->dim[0] * r->dim[1], macs;
         const nn_layer *pool = r->fused != i ? &m->rows[r->fused] : NULL;
         if (!r->tensors || m->tensor[r->tensor].ndim < 2) continue;
+        if (m->rows[i].op == NN_EMBEDDING) continue;
         if (pool) /* rows and columns that the pool drops are not computed */
             positions = (double)m->row[r->fused].dim[0] * nn__pair(pool->kernel, 0, 1) *
                         m->row[r->fused].dim[1] * nn__pair(pool->kernel, 1, 1);
         macs = positions * m->tensor[r->tensor].count;
+        if (m->rows[i].op == NN_LSTM)
+            for (macs = 0, k = 0; k < r->tensors; k++)
+                if (m->tensor[r->tensor + k].ndim == 2)
+                    macs += (double)m->row[m->input[r->input]].dim[1] *
+                            m->tensor[r->tensor + k].count;
         *forward += macs;
-        if (*first <= 0) *first = macs;
+        if (!begun) *first = macs;
+        begun = 1;
     }
 }
 
@@ -237,9 +245,11 @@ static int fill(data *d, const nn_model *m) {
     if (!d->x || !d->out) return -1;
     for (i = 0; i < n; i++)
         if (m->rows[0].type == NN_U8) ((unsigned char *)d->x)[i] = (unsigned char)random_bits();
+        else if (m->rows[0].type == NN_I32)
+            ((int32_t *)d->x)[i] = (int32_t)(random_bits() % (uint32_t)m->rows[1].vocab);
         else ((float *)d->x)[i] = random_value();
     for (i = 0; i < 32; i++) {
-        d->values[i] = random_value();
+        d->values[i] = m->opts.loss == NN_BCE ? (float)(i & 1) : random_value();
         d->labels[i] = (int32_t)(random_bits() % (uint32_t)m->out_size);
     }
     d->target = m->opts.loss == NN_CROSS_ENTROPY ? (const void *)d->labels : d->values;
@@ -372,7 +382,8 @@ static void print_head(FILE *json) {
 int main(int argc, char **argv) {
     static const net nets[] = { { "W1", w1_rows, NN_MSE, NN_SGD },
                                 { "W2", w2_rows, NN_CROSS_ENTROPY, NN_ADAM },
-                                { "W3", w3_rows, NN_CROSS_ENTROPY, NN_ADAM } };
+                                { "W3", w3_rows, NN_CROSS_ENTROPY, NN_ADAM },
+                                { "W4", w4_rows, NN_BCE, NN_ADAM } };
     static const job jobs[] = { { "inference, 1", 1, 0, 0 },
                                 { "inference, 32", 32, 0, 0 },
                                 { "training, 32", 32, 1, 0 },

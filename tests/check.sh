@@ -55,9 +55,9 @@ build_and_run() {
     sh tests/run.sh "$@"
 }
 
-# A fixed number of mutated files and texts, under sanitizers.
+# fuzz NAME: a fixed number of mutated inputs, under sanitizers.
 fuzz() {
-    gcc $sanitize -I. tests/fuzz/fuzz_load.c -o build/check/fuzz_load && build/check/fuzz_load
+    gcc $sanitize -I. tests/fuzz/fuzz_$1.c -o build/check/fuzz_$1 && build/check/fuzz_$1
 }
 
 # The demo ends with an error under its accuracies.
@@ -72,7 +72,8 @@ tier "C tests" make -s CC="$CC" test
 tier "demo" demo
 if needs gcc gcc; then
     tier "C tests, gcc, sanitizers" build_and_run gcc-san gcc $sanitize
-    tier "hostile files and texts" fuzz
+    tier "hostile files and texts" fuzz load
+    tier "words, hostile and random" fuzz tokenizer
 fi
 if needs clang "clang, libclang-rt-14-dev"; then
     tier "C tests, clang, sanitizers" build_and_run clang-san clang $sanitize

@@ -45,7 +45,8 @@ enum {
     FUSES = 2,  /* takes fuse_update */
     DECAYS = 4, /* has weight decay, which hides the last bits of small gradients */
     FROZEN = 8, /* has tensors that do not train, so it takes in_place */
-    LARGE = 16  /* too much work for ways that change nothing in kernels, and for nn_fit */
+    LARGE = 16, /* too much work for ways that change nothing in kernels, and for nn_fit */
+    UNEVEN = 32 /* sequences of several lengths */
 };
 
 /* Every net has a row "a". The large ones make kernels and what surrounds them take all their
@@ -192,6 +193,34 @@ static const struct net {
       "dense d3 d2 units=65;"
       "dense a d3 units=3",
       "*", NN_MSE, NN_SGD, 0, NN_INIT_PYTORCH, 17, 20, 2, FUSES | LARGE },
+    { "lstm",
+      "input in - shape=9,5;"
+      "lstm l1 in units=7 layers=2 bidirectional=1 rate=0.25;"
+      "dense d1 l1 units=5 act=tanh;"
+      "lstm l2 d1 units=33;"
+      "lstm l3 l2 units=16 last=1 one_bias=1;"
+      "dense a l3 units=5",
+      "*", NN_CROSS_ENTROPY, NN_ADAM, NN_EPS_PYTORCH, NN_INIT_PYTORCH, 5, 7, 20,
+      SPLITS | FUSES | UNEVEN },
+    { "words",
+      "input in - shape=17 type=i32;"
+      "embedding e in vocab=40 units=6 pad_id=4 mask=1;"
+      "lstm l1 e units=20 layers=2;"
+      "gru g1 l1 units=17 layers=3 rate=0.5;"
+      "rnn r1 g1 units=3 act=relu;"
+      "rnn r2 r1 units=17 no_bias=1;"
+      "gru g2 r2 units=5 one_bias=1 reset_before=1;"
+      "dense a g2 units=2 act=sigmoid",
+      "*", NN_BCE, NN_SGD, 0, NN_INIT_KERAS, 5, 7, 20, SPLITS | FUSES | UNEVEN | DECAYS },
+    { "tagged words",
+      "input in - shape=8 type=i32;"
+      "embedding e in vocab=40 units=16;"
+      "gru g1 e units=9 bidirectional=1;"
+      "lstm l1 g1 units=1;"
+      "gru g2 l1 units=48 last=1;"
+      "dense a g2 units=5",
+      "g* a", NN_CROSS_ENTROPY, NN_ADAM, NN_EPS_KERAS, NN_INIT_PYTORCH, 7, 11, 20,
+      SPLITS | FUSES | FROZEN },
 };
 
 enum { NETS = sizeof nets / sizeof *nets };
@@ -204,7 +233,7 @@ static char why[256];
 
 static float x_float[SAMPLES * SAMPLE], target[SAMPLES * OUTPUTS];
 static unsigned char x_byte[SAMPLES * SAMPLE];
-static int32_t label[SAMPLES];
+static int32_t label[SAMPLES], length[SAMPLES], id[SAMPLES * SAMPLE];
 
 static void make_samples(void)
 {
@@ -213,15 +242,18 @@ static void make_samples(void)
     for (i = 0; i < SAMPLES * SAMPLE; i++) {
         x_float[i] = gen_float(4, 0, i, 1, 0);
         x_byte[i] = (unsigned char)gen_int(4, 1, i, 256);
+        id[i] = gen_int(4, 4, i, 40);
     }
     for (i = 0; i < SAMPLES * OUTPUTS; i++) target[i] = gen_float(4, 2, i, 0.5f, 0.5f);
     for (i = 0; i < SAMPLES; i++) label[i] = gen_int(4, 3, i, 5);
+    for (i = 0; i < SAMPLES; i++) length[i] = gen_int(4, 5, i, 10);
 }
 
 static const void *samples(const nn_model *m, int first)
 {
     size_t at = (size_t)(first * m->in_size);
 
+    if (m->rows->type == NN_I32) return id + at;
     return m->rows->type == NN_U8 ? (const void *)(x_byte + at) : x_float + at;
 }
 
@@ -394,6 +426,7 @@ static int build(nn_model *m, const struct net *n, const way *w, void **block)
         m->kernels = w->kernels;
         nn__init_values(m); /* again, by them */
     }
+    if (n->flags & UNEVEN) CHECK_EQ_INT(nn_set_lengths(m, length), 0);
     return 1;
 }
 
@@ -407,12 +440,13 @@ static void backward(const struct net *n, const way *w, uint64_t digest[DIGESTS]
 
     v.fuse = 0;
     v.budget = 0;
-    v.input_grad = 1;
+    v.input_grad = strstr(n->rows, "type=i32") == NULL;
     if (!build(&m, n, &v, &block)) return;
     CHECK_EQ_INT(nn_forward(&m, samples(&m, 0), targets(&m, 0), NULL, n->batch), 0);
-    CHECK_EQ_INT(nn_backward(&m, NULL, dx), 0);
+    CHECK_EQ_INT(nn_backward(&m, NULL, v.input_grad ? dx : NULL), 0);
     digest[GRADS] = add_tensors(empty, &m, nn_get_grad, "");
-    digest[GRADS] = add_floats(digest[GRADS], dx, (size_t)(n->batch * m.in_size));
+    if (v.input_grad)
+        digest[GRADS] = add_floats(digest[GRADS], dx, (size_t)(n->batch * m.in_size));
     nn_free(&m);
     free(block);
 }

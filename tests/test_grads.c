@@ -23,15 +23,19 @@
 enum { MOST = 4096, NAME = 160 };     /* elements of an array; characters of a name */
 enum { X, TARGET, DY, FIRST_TENSOR }; /* streams of made-up values */
 enum { STEPS = 3, TURNS = 2 };        /* training steps; SGD and Adam */
+enum { BATCH = 5 };                   /* most samples with lengths */
 
 typedef struct net_case {
     char name[64], rows[1024];
     int32_t batch, loss;
     uint32_t seed;
     int norm, share;             /* has a batchnorm row; has a row that shares tensors */
+    int has_lengths;
+    int32_t ids;                 /* samples are ids below this; 0: they are not ids */
+    int32_t length[BATCH];       /* if it has any: of every sample, for nn_set_lengths */
     size_t in, out, labels;      /* elements of a sample, its output, its target */
     size_t sample;               /* bytes of a sample */
-    union { float real[MOST]; unsigned char byte[MOST]; } x;
+    union { float real[MOST]; int32_t id[MOST]; unsigned char byte[MOST]; } x;
     union { float real[MOST]; int32_t label[MOST]; } target;
 } net_case;
 
@@ -56,15 +60,24 @@ static nn_opts options(const char *train)
     return o;
 }
 
+static int is_recurrent(const nn_layer *row)
+{
+    return strstr("lstm gru rnn", row->op->name) != NULL;
+}
+
+/* As PyTorch names them, the layer and the direction of a recurrent row behind the suffix. */
 static void tensor_name(const nn_model *m, uint32_t i, char *name)
 {
     const nn_layer *row = &m->rows[m->tensor[i].row];
     const char *suffix = row->op->suffixes;
+    const int set = m->tensor[i].suffix / 4, ways = row->bidirectional + 1;
     int k;
 
-    for (k = m->tensor[i].suffix; k > 0; k--)
+    for (k = m->tensor[i].suffix % 4; k > 0; k--)
         suffix = strchr(suffix, ' ') + 1;
-    snprintf(name, NAME, "%s.%.*s", row->name, (int)strcspn(suffix, " "), suffix);
+    k = snprintf(name, NAME, "%s.%.*s", row->name, (int)strcspn(suffix, " "), suffix);
+    if (is_recurrent(row))
+        snprintf(name + k, NAME - (size_t)k, "_l%d%s", set / ways, set % ways ? "_reverse" : "");
 }
 
 /* Is tensor i one of its own, not another's under a second name? */
@@ -106,7 +119,14 @@ static void set_tensors(nn_model *m)
     }
 }
 
-/* Builds the case with these options and sets its tensors; 0: failed, and said so. */
+/* The lengths of sample number i and those behind it. */
+static void set_length(nn_model *m, int i)
+{
+    if (nc.has_lengths)
+        CHECK_EQ_INT(nn_set_lengths(m, nc.length + i), 0);
+}
+
+/* Builds the case with these options and sets its tensors and lengths; 0: failed, and said so. */
 static int build(nn_model *m, const nn_opts *o)
 {
     int e = nn_build_text(m, nc.rows, o);
@@ -114,6 +134,7 @@ static int build(nn_model *m, const nn_opts *o)
     if (!test_report(e == 0, __FILE__, __LINE__, "build", "%s: %s", nn_error_name(e), o->why))
         return 0;
     set_tensors(m);
+    set_length(m, 0);
     return 1;
 }
 
@@ -138,6 +159,8 @@ static int make_case(void)
     for (i = 0; i < m.row_count; i++) {
         nc.norm |= is_norm(&m, i);
         nc.share |= m.rows[i].share != NULL;
+        if (m.rows[i].vocab && (!nc.ids || m.rows[i].vocab < nc.ids))
+            nc.ids = m.rows[i].vocab;
     }
     nc.in = (size_t)m.in_size;
     nc.out = nc.labels = (size_t)m.out_size;
@@ -145,7 +168,9 @@ static int make_case(void)
     if (!CHECK((size_t)nc.batch * nc.in <= MOST && (size_t)nc.batch * nc.out <= MOST))
         return 0;
     for (k = 0; k < (size_t)nc.batch * nc.in; k++)
-        if (m.rows[0].type == NN_U8)
+        if (nc.ids)
+            nc.x.id[k] = gen_int(nc.seed, X, k, nc.ids);
+        else if (m.rows[0].type == NN_U8)
             nc.x.byte[k] = (unsigned char)gen_int(nc.seed, X, k, 256);
         else
             nc.x.real[k] = gen_float(nc.seed, X, k, 1.0f, 0.0f);
@@ -216,7 +241,7 @@ static void check_near(const float *got, size_t count, const char *folder, const
                 "off by %.3g, largest %.3g", worst, most);
 }
 
-/* All gradients of the model and dx against the reference. */
+/* All gradients of the model and dx, if there is one, against the reference. */
 static void check_derivatives(const nn_model *m, const float *dx, const char *folder)
 {
     static float grad[MOST];
@@ -231,7 +256,8 @@ static void check_derivatives(const nn_model *m, const float *dx, const char *fo
         CHECK_EQ_INT(nn_get_grad(m, name, grad, m->tensor[i].count), 0);
         check_near(grad, m->tensor[i].count, folder, key, forgiven);
     }
-    check_near(dx, (size_t)nc.batch * nc.in, folder, "dx", forgiven);
+    if (dx)
+        check_near(dx, (size_t)nc.batch * nc.in, folder, "dx", forgiven);
 }
 
 /* The tensors of two models must have the same bits, or the gradients that both have. */
@@ -298,14 +324,15 @@ static void loss_derivative(const nn_model *m, const float *y, float *dy)
    is handed in; at last the running statistics after an update. */
 static void against_reference(void)
 {
-    static float y[MOST], dy[MOST], dx[MOST];
+    static float y[MOST], dy[MOST], of_x[MOST];
+    float *dx = nc.ids ? NULL : of_x;
     nn_opts o = options("*");
     const size_t outs = (size_t)nc.batch * nc.out;
     nn_model m;
     uint32_t i;
     char key[NAME + 8] = "moved/", *name = key + strlen(key);
 
-    o.input_grad = 1;
+    o.input_grad = dx != NULL;
     if (!build(&m, &o))
         return;
     test_note("loss");
@@ -339,7 +366,8 @@ static void against_reference(void)
    them alone. */
 static void frozen_norm(void)
 {
-    static float y[MOST], dx[MOST], before[MOST], after[MOST];
+    static float y[MOST], of_x[MOST], before[MOST], after[MOST];
+    float *dx = nc.ids ? NULL : of_x;
     const size_t outs = (size_t)nc.batch * nc.out;
     nn_opts o = options(NULL);
     nn_model m;
@@ -360,7 +388,7 @@ static void frozen_norm(void)
 
     test_note("frozen batchnorm, train \"%s\"", train + 1);
     o = options(train + 1);
-    o.input_grad = 1;
+    o.input_grad = dx != NULL;
     if (!build(&m, &o))
         return;
     CHECK_EQ_INT(nn_forward(&m, &nc.x, &nc.target, y, nc.batch), 0);
@@ -434,9 +462,23 @@ static void check_gradients_near(const nn_model *a, const nn_model *b, float fac
         }
 }
 
-/* A batch, and its samples one by one through a model for single samples: gradients add up. From a
-   dy all sums have the same order, but for those of shared tensors, over samples and rows; from a
-   loss there is a factor 1 / batch besides. */
+/* The smallest budget with which the case can be built: each plan's own size, less one byte, asks
+   for the next. */
+static int64_t least_budget(nn_opts o)
+{
+    int64_t least, next = nn_memory_text(nc.rows, &o);
+
+    do {
+        least = next;
+        o.budget = least - 1;
+        next = nn_memory_text(nc.rows, &o);
+    } while (next > 0);
+    return least;
+}
+
+/* A batch, and its samples one by one through a model for single samples, of the least memory:
+   gradients add up. From a dy all sums have the same order, but for those of shared tensors, over
+   samples and rows; from a loss there is a factor 1 / batch besides. */
 static void same_accumulated(void)
 {
     static float dy[MOST], y[2][MOST], dx[2][MOST];
@@ -446,27 +488,30 @@ static void same_accumulated(void)
     size_t k;
     int s;
 
-    o.input_grad = 1;
+    o.input_grad = !nc.ids;
     for (k = 0; k < (size_t)nc.batch * nc.out; k++)
         dy[k] = gen_float(nc.seed, DY, k, 1.0f, 0.0f);
     if (!build(&whole, &o))
         return;
     o.batch = 1;
+    o.budget = least_budget(o);
     if (!build(&single, &o)) {
         nn_free(&whole);
         return;
     }
     test_note("single samples, dy");
     CHECK_EQ_INT(nn_forward(&whole, &nc.x, NULL, y[0], nc.batch), 0);
-    CHECK_EQ_INT(nn_backward(&whole, dy, dx[0]), 0);
+    CHECK_EQ_INT(nn_backward(&whole, dy, nc.ids ? NULL : dx[0]), 0);
     for (s = 0; s < nc.batch; s++) {
         const size_t in = (size_t)s * nc.in, out = (size_t)s * nc.out;
 
+        set_length(&single, s);
         CHECK_EQ_INT(nn_forward(&single, sample(s), NULL, y[1] + out, 1), 0);
-        CHECK_EQ_INT(nn_backward(&single, dy + out, dx[1] + in), 0);
+        CHECK_EQ_INT(nn_backward(&single, dy + out, nc.ids ? NULL : dx[1] + in), 0);
     }
     CHECK_SAME_BYTES(y[1], y[0], (size_t)nc.batch * nc.out * sizeof(float));
-    CHECK_SAME_BYTES(dx[1], dx[0], (size_t)nc.batch * nc.in * sizeof(float));
+    if (!nc.ids)
+        CHECK_SAME_BYTES(dx[1], dx[0], (size_t)nc.batch * nc.in * sizeof(float));
     if (nc.share)
         check_gradients_near(&whole, &single, 1.0f);
     else
@@ -478,6 +523,7 @@ static void same_accumulated(void)
     CHECK_EQ_INT(nn_forward(&whole, &nc.x, &nc.target, NULL, nc.batch), 0);
     CHECK_EQ_INT(nn_backward(&whole, NULL, NULL), 0);
     for (s = 0; s < nc.batch; s++) {
+        set_length(&single, s);
         CHECK_EQ_INT(nn_forward(&single, sample(s), target(s), NULL, 1), 0);
         CHECK_EQ_INT(nn_backward(&single, NULL, NULL), 0);
         loss += (double)single.loss;
@@ -563,32 +609,130 @@ static void same_fused(void)
     }
 }
 
-/* A budget that lacks one byte for the whole batch: it is split. That changes the order of the sums
-   of a shared tensor, which go over rows and samples, so it may be refused there; other bits it may
-   not give. */
+/* A budget that lacks one byte, for which the batch is split, and the least there is, for which
+   recurrent rows compute again what they do not keep. A split changes the order of the sums of a
+   shared tensor, which go over rows and samples, so it may be refused there; other bits no budget
+   may give. */
 static void same_budget(void)
 {
     nn_model whole, split;
-    int turn, e;
+    int turn, least, e;
 
-    for (turn = 0; turn < TURNS; turn++) {
+    for (turn = 0; turn < TURNS * 2; turn++) {
         nn_opts o = options("*");
 
-        test_note("budget, %s", turn == 0 ? "SGD" : "Adam");
-        set_optimizer(&o, turn);
+        least = turn % 2;
+        test_note("%s budget, %s", least ? "least" : "smaller", turn / 2 == 0 ? "SGD" : "Adam");
+        set_optimizer(&o, turn / 2);
         if (!build(&whole, &o))
             continue;
-        o.budget = nn_memory_text(nc.rows, &o) - 1;
+        o.budget = least ? least_budget(o) : nn_memory_text(nc.rows, &o) - 1;
         e = nn_build_text(&split, nc.rows, &o);
         if (test_report(e == 0 || (nc.share && e == NN_ERR_OPTION), __FILE__, __LINE__, "budget",
                         "%s: %s", nn_error_name(e), o.why) && e == 0) {
             set_tensors(&split);
-            CHECK(split.micro < nc.batch);
+            set_length(&split, 0);
+            if (!nc.share)
+                CHECK_EQ_INT(split.micro, least ? 1 : nc.batch - nc.batch / 2);
             train_same(&whole, &split);
             nn_free(&split);
         }
         nn_free(&whole);
     }
+}
+
+/* What lies behind the lengths does not matter. The last test of a case: it changes the samples. */
+static void same_behind_lengths(void)
+{
+    static float y[3][MOST], dx[2][MOST];
+    const size_t outs = (size_t)nc.batch * nc.out * sizeof(float);
+    size_t i, k;
+    nn_opts o = options("*");
+    nn_model m[2];
+    int turn;
+
+    test_note("behind lengths");
+    o.input_grad = !nc.ids;
+    for (turn = 0; turn < 2; turn++) {
+        if (!build(&m[turn], &o))
+            break;
+        CHECK_EQ_INT(nn_forward(&m[turn], &nc.x, &nc.target, y[turn], nc.batch), 0);
+        CHECK_EQ_INT(nn_backward(&m[turn], NULL, nc.ids ? NULL : dx[turn]), 0);
+        for (i = 0; i < (size_t)nc.batch; i++) {
+            const int32_t steps = nc.ids ? m[0].row[0].dim[2] : m[0].row[0].dim[1];
+
+            for (k = nc.in / (size_t)steps * (size_t)nc.length[i]; k < nc.in; k++)
+                if (nc.ids)
+                    nc.x.id[i * nc.in + k] = (nc.x.id[i * nc.in + k] + 1) % nc.ids;
+                else if (nc.sample == nc.in)
+                    nc.x.byte[i * nc.in + k] ^= 255;
+                else
+                    nc.x.real[i * nc.in + k] = 1e30f;
+        }
+    }
+    if (turn == 2) {
+        CHECK_EQ_INT(nn_infer(&m[1], &nc.x, y[2], nc.batch), 0);
+        CHECK_SAME_BYTES(y[1], y[0], outs);
+        CHECK_SAME_BYTES(y[2], y[0], outs);
+        CHECK_SAME_BYTES(&m[1].loss, &m[0].loss, sizeof(float));
+        if (!nc.ids)
+            CHECK_SAME_BYTES(dx[1], dx[0], (size_t)nc.batch * nc.in * sizeof(float));
+        check_same(&m[0], &m[1], 1);
+    }
+    while (turn-- > 0)
+        nn_free(&m[turn]);
+}
+
+/* ---- long sequences -------------------------------------------------------------------------- */
+
+static void make_sequences(const char *rows, int batch)
+{
+    size_t k;
+
+    memset(&nc, 0, sizeof nc);
+    strcpy(nc.rows, rows);
+    nc.batch = batch;
+    nc.loss = NN_MSE;
+    nc.seed = 1;
+    for (k = 0; k < MOST; k++) {
+        nc.x.real[k] = gen_float(nc.seed, X, k, 1.0f, 0.0f);
+        nc.target.real[k] = gen_float(nc.seed, TARGET, k, 1.0f, 0.0f);
+    }
+}
+
+/* What a long sequence needs is made for some steps at a time, more of them when there are fewer
+   samples: the same. */
+TEST(long_sequence)
+{
+    static const int32_t lengths[BATCH] = { 399, 0, 193, 192, 1 };
+    size_t i;
+
+    for (i = 0; i < 4; i++) {
+        if (i < 2)
+            make_sequences("input x - shape=400,1; lstm l x units=17 last=1", BATCH);
+        else
+            make_sequences("input x - shape=400,1; gru g x units=17 bidirectional=1 last=1", BATCH);
+        nc.out = i < 2 ? 17 : 2 * 17;
+        nc.has_lengths = i % 2;
+        memcpy(nc.length, lengths, sizeof lengths);
+        same_inference();
+    }
+}
+
+/* With the least memory little is kept for backward. */
+TEST(long_budget)
+{
+    nn_opts o;
+    nn_model m;
+
+    make_sequences("input x - shape=50,1; gru g x units=3 layers=2 bidirectional=1 last=1", 2);
+    o = options("*");
+    o.budget = least_budget(o);
+    if (build(&m, &o)) {
+        CHECK_EQ_INT(m.tight, 1);
+        nn_free(&m);
+    }
+    same_budget();
 }
 
 /* ---- dropout --------------------------------------------------------------------------------- */
@@ -679,6 +823,66 @@ TEST(dropout_below)
     }
 }
 
+/* Dropout between the layers of a recurrent row. Each layer hands x on, so the outputs show the
+   product of all masks; none may be the same as another, nor stand behind the last layer. */
+TEST(dropout_between)
+{
+    enum { N = 4, T = 4, C = 17, LAYERS = 3 };
+    static float y[N * T * C], plain[N * T * C], dy[N * T * C], dx[N * T * C];
+    static float unit[C * C], zero[C * C];
+    const float scale = 1 / (0.75f * 0.75f);
+    nn_opts o;
+    nn_model m;
+    char name[NAME];
+    int kept = 0, i, k;
+
+    memset(&nc, 0, sizeof nc);
+    strcpy(nc.rows, "input x - shape=4,17; rnn r x units=17 layers=3 act=relu no_bias=1 rate=0.25");
+    nc.batch = N;
+    nc.loss = NN_MSE;
+    nc.seed = 1;
+    o = options("*");
+    o.input_grad = 1;
+    if (!build(&m, &o))
+        return;
+    for (i = 0; i < C; i++)
+        unit[i * C + i] = 1;
+    for (i = 0; i < LAYERS; i++) {
+        snprintf(name, sizeof name, "r.weight_ih_l%d", i);
+        CHECK_EQ_INT(nn_set(&m, name, unit, C * C), 0);
+        snprintf(name, sizeof name, "r.weight_hh_l%d", i);
+        CHECK_EQ_INT(nn_set(&m, name, zero, C * C), 0);
+    }
+    for (i = 0; i < N * T * C; i++) {
+        nc.x.real[i] = gen_float(nc.seed, X, (size_t)i, 0.5f, 1.0f);
+        nc.target.real[i] = gen_float(nc.seed, TARGET, (size_t)i, 1.0f, 0.0f);
+        dy[i] = gen_float(nc.seed, DY, (size_t)i, 1.0f, 0.0f);
+    }
+    CHECK_EQ_INT(nn_infer(&m, &nc.x, plain, N), 0);
+    CHECK_SAME_BYTES(plain, nc.x.real, sizeof plain);
+    CHECK_EQ_INT(nn_forward(&m, &nc.x, NULL, y, N), 0);
+    CHECK_EQ_INT(nn_backward(&m, dy, dx), 0);
+    for (i = 0; i < N * T * C; i++) {
+        kept += y[i] != 0.0f;
+        CHECK_CLOSE(y[i], y[i] != 0.0f ? plain[i] * scale : 0.0f, 1e-6);
+        CHECK_CLOSE(dx[i], y[i] != 0.0f ? dy[i] * scale : 0.0f, 1e-6);
+    }
+    CHECK_CLOSE(kept, N * T * C * 0.5625, 5 * sqrt(N * T * C * 0.5625 * 0.4375));
+
+    /* The last layer's weights saw what the masks left. */
+    CHECK_EQ_INT(nn_get_grad(&m, "r.weight_ih_l2", zero, C * C), 0);
+    for (k = 0; k < C; k++) {
+        double sum = 0;
+
+        for (i = k; i < N * T * C; i += C)
+            sum += (double)dy[i] * (double)y[i];
+        CHECK_CLOSE(zero[k * C + k], sum, 1e-5);
+    }
+    nn_free(&m);
+    same_fused();
+    same_budget();
+}
+
 /* ---- the table ------------------------------------------------------------------------------- */
 
 static void run_case(void)
@@ -699,15 +903,29 @@ static void run_case(void)
             if (!nc.share)
                 same_alone();
         }
+        if (nc.has_lengths)
+            same_behind_lengths();
     }
     test_stop();
 }
 
-/* Takes "name | batch | loss | rows" apart. */
+/* "0,1,5", the lengths of all samples of the case. */
+static int parse_lengths(const char *text)
+{
+    int n = 0, i = 0;
+
+    for (; i < nc.batch && i < BATCH && sscanf(text, " %d%n", &nc.length[i], &n) == 1; i++) {
+        text += n;
+        text += *text == ',';
+    }
+    return nc.has_lengths = i == nc.batch && *text == '\0';
+}
+
+/* Takes "name | batch | loss | rows" apart, or "name | batch | loss | rows | lengths". */
 static int parse_case(const char *line)
 {
     static const char *const losses[] = { "mse", "bce", "ce" };
-    char loss[8];
+    char loss[8], *lengths;
     int rows = 0, i;
 
     memset(&nc, 0, sizeof nc);
@@ -715,6 +933,12 @@ static int parse_case(const char *line)
         rows == 0 || strlen(line + rows) >= sizeof nc.rows)
         return 0;
     strcpy(nc.rows, line + rows);
+    lengths = strstr(nc.rows, " | ");
+    if (lengths) {
+        *lengths = '\0';
+        if (!parse_lengths(lengths + 3))
+            return 0;
+    }
     for (i = 0; i < 3; i++)
         if (strcmp(loss, losses[i]) == 0)
             nc.loss = NN_MSE + i;
@@ -758,6 +982,9 @@ int main(int argc, char **argv)
                     "never compared");
     RUN(dropout);
     RUN(dropout_below);
+    RUN(dropout_between);
+    RUN(long_sequence);
+    RUN(long_budget);
     golden_close(expected);
     return test_end();
 }

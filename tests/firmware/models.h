@@ -32,6 +32,15 @@ static const nn_layer w3_rows[] = {
     { 0 }
 };
 
+/* W4: a text classifier. */
+static const nn_layer w4_rows[] = {
+    { .op = NN_INPUT, .shape = { 100 }, .type = NN_I32 },
+    { .op = NN_EMBEDDING, .vocab = 10000, .units = 128 },
+    { .op = NN_LSTM, .units = 128, .last = 1 },
+    { .op = NN_DENSE, .units = 1, .act = NN_SIGMOID },
+    { 0 }
+};
+
 /* The net of the digits demo. */
 static const nn_layer digits_rows[] = {
     { .op = NN_INPUT, .shape = { 8, 8, 1 }, .type = NN_U8, .scale = 1 / 16.0f },

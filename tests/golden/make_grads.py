@@ -1,12 +1,13 @@
 """Writes grads.safetensors: what every case of cases.txt must give, for test_grads.c.
 
-    python tests/golden/make_grads.py        needs numpy and safetensors; half a minute
+    python tests/golden/make_grads.py        needs numpy and safetensors; a minute
 
 For a case NAME the file holds, as float32:
 
     NAME/seed                 of the values below; the first whose values keep away from kinks
     NAME/out                  outputs, in training
-    NAME/loss  NAME/dx        loss, and its derivative by the samples, laid out as the caller's
+    NAME/loss  NAME/dx        loss, and its derivative by the samples, laid out as the caller's; ids
+                              have none
     NAME/grad/TENSOR          its derivative by every parameter
   and where the case has a batchnorm row, which then normalises by its batch:
     NAME/moved/TENSOR         running statistics after the update
@@ -65,8 +66,11 @@ def initial(seed, stream, name, shape):
     return floats(seed, stream, shape, 0.5, 1 if name.endswith(("weight", "running_var")) else 0)
 
 
-def samples(seed, row, batch):
+def samples(seed, rows, batch):
+    row = rows[0]
     shape = [batch] + row.ints("shape", [0])
+    if row.word("type") == "i32":  # ids that every table has
+        return ints(seed, X, shape, min(int(r.word("vocab")) for r in rows if r.word("vocab")))
     if row.word("type") == "u8":
         return ints(seed, X, shape, 256).astype(np.float64)
     return floats(seed, X, shape)
@@ -97,10 +101,13 @@ class Case:
     """A line of the table and its values for one seed."""
 
     def __init__(self, line, seed):
-        self.name, batch, self.loss_kind, text = [part.strip() for part in line.split("|")]
+        parts = [part.strip() for part in line.split("|")]
+        self.name, batch, self.loss_kind, text = parts[:4]
+        self.lengths = [int(length) for length in parts[4].split(",")] if parts[4:] else None
+        assert self.lengths is None or len(self.lengths) == int(batch), line
         self.net, self.seed, self.tensors = Net(text), seed, {}
         self.norms = [row.name for row in self.net.rows if row.op == "batchnorm"]
-        self.x = samples(seed, self.net.rows[0], int(batch))
+        self.x = samples(seed, self.net.rows, int(batch))
         self.y = self.forward(True)
         self.margin = self.net.margin
         if self.norms:
@@ -115,14 +122,16 @@ class Case:
         return self.tensors[name]
 
     def forward(self, training):
-        return self.net.forward(self.x, self.param, training)
+        return self.net.forward(self.x, self.param, training, self.lengths)
 
     def derivatives(self, training):
         """loss, dx and grad/TENSOR for every tensor that trains."""
         def f():
             return self.net.loss(self.loss_kind, self.forward(training), self.target)
 
-        found = {"loss": np.array([f()]), "dx": differences(self.x, f)}
+        found = {"loss": np.array([f()])}
+        if self.net.rows[0].word("type") != "i32":
+            found["dx"] = differences(self.x, f)
         for name, value in self.tensors.items():
             if ".running_" not in name and (training or name.rsplit(".", 1)[0] not in self.norms):
                 found["grad/" + name] = differences(value, f)

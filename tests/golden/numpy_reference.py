@@ -1,7 +1,7 @@
 """What nn.h's ops and losses mean, in NumPy and float64, written from the manual and nothing else.
 
 Slow and plain on purpose: it is the judge of the C code, so it shares no idea with it. Rows come as
-the text that nn_build_text reads; values are [n, N], [n, T, C] or [n, H, W, C].
+the text that nn_build_text reads; values are [n, N], [n, T, C] or [n, H, W, C]; ids are [n, T].
 """
 
 import numpy as np
@@ -48,6 +48,10 @@ def windows(x, kernel, stride, dilation):
                           x0:x0 + (wide - 1) * stride[1] + 1:stride[1], :]
 
 
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
 class Net:
     """The rows of a text. forward() asks param(name, shape) for every tensor it meets."""
 
@@ -56,10 +60,13 @@ class Net:
         self.tensors = {}     # name of a row -> {suffix: (name of the tensor, shape)}
         self.margin = np.inf  # distance of the last forward from the nearest kink
         self.moments = {}     # name of a batchnorm row -> mean, variance, elements of its batch
+        self.counts = {}      # name of a row of sequences -> bool [n, T]: which steps count
+        self.padding = {}     # name of an embedding row -> its vector of pad_id, once and for all
 
-    def forward(self, x, param, training):
-        """The output for the samples x, as the input row lays them out."""
+    def forward(self, x, param, training, lengths=None):
+        """The output for the samples x, as the input row lays them out; lengths: None is all T."""
         self.margin = np.inf
+        self.counts = {}
         values = {}
         for row in self.rows:
             inputs = [values[name] for name in row.inputs]
@@ -77,7 +84,8 @@ class Net:
                 y = self.input(row, x)
             else:
                 y = getattr(self, row.op)(row, *inputs, tensor=tensor, training=training)
-            values[row.name] = self.activate(row, y)
+            values[row.name] = y if row.op == "rnn" else self.activate(row, y)
+            self.count_steps(row, x, y, lengths)
         return values[self.rows[-1].name]
 
     def kink(self, distances):
@@ -85,8 +93,22 @@ class Net:
         if distances.size:
             self.margin = min(self.margin, float(distances.min()))
 
-    def activate(self, row, x):
-        act = row.word("act", "linear")
+    def count_steps(self, row, x, y, lengths):
+        """Notes which steps of the row's output y count, as long as it has those of the input."""
+        if not row.inputs:
+            steps = np.arange(x.shape[1])
+            counts = np.array([steps < (steps.size if lengths is None else lengths[i])
+                               for i in range(len(x))])
+        else:
+            counts = self.counts.get(row.inputs[0])
+            if counts is None or y.ndim != 3 or y.shape[1] != counts.shape[1]:
+                return
+        if row.word("mask") == "1":
+            counts = counts & (x != row.ints("pad_id", [0])[0] - 1)
+        self.counts[row.name] = counts
+
+    def activate(self, row, x, default="linear"):
+        act = row.word("act", default)
         if act == "relu":
             self.kink(np.abs(x))
             return np.maximum(x, 0)
@@ -94,7 +116,7 @@ class Net:
             self.kink(np.abs(x))
             return np.where(x > 0, x, x * row.reals("slope", np.float32(0.01)))
         if act == "sigmoid":
-            return 1 / (1 + np.exp(-x))
+            return sigmoid(x)
         if act == "tanh":
             return np.tanh(x)
         if act == "softmax":
@@ -105,6 +127,8 @@ class Net:
 
     def input(self, row, x):
         shape = row.ints("shape", [0])
+        if row.word("type") == "i32":
+            return x
         if row.word("order", "hwc") == "chw":
             x = x.reshape([len(x), shape[2], shape[0], shape[1]]).transpose(0, 2, 3, 1)
         return (x * row.reals("scale", 1.0) - row.reals("mean", 0.0)) / row.reals("std", 1.0)
@@ -172,6 +196,77 @@ class Net:
     def activation(self, row, x, tensor, training):
         return x
 
+    def embedding(self, row, ids, tensor, training):
+        table = tensor("weight", (row.ints("vocab", [0])[0], row.ints("units", [0])[0]))
+        y = table[ids]
+        if row.word("pad_id"):
+            pad = row.ints("pad_id", [0])[0] - 1  # the text has one more, as nn_layer does
+            # Not from the table any more, so that no derivative by it sees this vector.
+            y[ids == pad] = self.padding.setdefault(row.name, table[pad].copy())
+        return y
+
+    def recurrent(self, row, x, tensor, gates, kinds, cell):
+        """Runs cell over the sequences x, by layer and direction. cell(of_x, of_h, h, ...) gives
+        the next h and, for two kinds of state, c; of_x is W_ih x + b_ih, and of_h(h, from, to) is
+        W_hh h + b_hh for these gates."""
+        units, layers = row.ints("units", [0])[0], row.ints("layers", [1])[0]
+        two_ways, no_bias = row.word("bidirectional") == "1", row.word("no_bias") == "1"
+        counts = self.counts[row.inputs[0]]
+        samples, steps = counts.shape
+        for layer in range(layers):
+            states, outputs = [], []
+            for reverse in (False, True) if two_ways else (False,):
+                end = "_l%d%s" % (layer, "_reverse" if reverse else "")
+                w_ih = tensor("weight_ih" + end, (gates * units, x.shape[-1]))
+                w_hh = tensor("weight_hh" + end, (gates * units, units))
+                b_ih = b_hh = np.zeros(gates * units)
+                if not no_bias:
+                    b_ih = tensor("bias_ih" + end, (gates * units,))
+                if not no_bias and row.word("one_bias") != "1":
+                    b_hh = tensor("bias_hh" + end, (gates * units,))
+
+                def of_h(h, start, stop, w_hh=w_hh, b_hh=b_hh):
+                    part = slice(start * units, stop * units)
+                    return h @ w_hh[part].T + b_hh[part]
+
+                state = np.zeros((kinds, samples, units))
+                y = np.zeros((samples, steps, units))
+                for t in reversed(range(steps)) if reverse else range(steps):
+                    on = counts[:, t]  # the others keep their state, and their output is zero
+                    if on.any():
+                        state[:, on] = cell(x[on, t] @ w_ih.T + b_ih, of_h, *state[:, on])
+                        y[on, t] = state[0, on]
+                states.append(state[0])
+                outputs.append(y)
+            x = np.concatenate(outputs, -1)
+        return np.concatenate(states, -1) if row.word("last") == "1" else x
+
+    def lstm(self, row, x, tensor, training):
+        def cell(of_x, of_h, h, c):
+            i, f, g, o = np.split(of_x + of_h(h, 0, 4), 4, -1)
+            c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+            return sigmoid(o) * np.tanh(c), c
+
+        return self.recurrent(row, x, tensor, 4, 2, cell)
+
+    def gru(self, row, x, tensor, training):
+        def cell(of_x, of_h, h):
+            xr, xz, xn = np.split(of_x, 3, -1)
+            r, z = sigmoid(xr + of_h(h, 0, 1)), sigmoid(xz + of_h(h, 1, 2))
+            if row.word("reset_before") == "1":
+                n = np.tanh(xn + of_h(r * h, 2, 3))
+            else:
+                n = np.tanh(xn + r * of_h(h, 2, 3))
+            return [(1 - z) * n + z * h]
+
+        return self.recurrent(row, x, tensor, 3, 1, cell)
+
+    def rnn(self, row, x, tensor, training):
+        def cell(of_x, of_h, h):
+            return [self.activate(row, of_x + of_h(h, 0, 1), "tanh")]
+
+        return self.recurrent(row, x, tensor, 1, 1, cell)
+
     def moved(self, name, mean, var):
         """The running statistics of a batchnorm row after an update that follows forward()."""
         row = next(row for row in self.rows if row.name == name)
@@ -187,7 +282,7 @@ class Net:
         if kind == "mse":
             return ((y - target) ** 2).mean()
         if kind == "bce":
-            p = y if act == "sigmoid" else 1 / (1 + np.exp(-y))
+            p = y if act == "sigmoid" else sigmoid(y)
             return -(target * np.log(p) + (1 - target) * np.log(1 - p)).mean()
         assert kind == "ce", kind
         y = y.reshape(-1, y.shape[-1])
