@@ -181,25 +181,28 @@ static void count(const nn_model *m, double *forward, double *first) {
     }
 }
 
-/* NaNs and infinities, and subnormal numbers, which are slow on some machines: times mean nothing
-   where they arise. */
-static unsigned odd_numbers(const unsigned char *bytes, uint32_t n) {
+/* NaNs and infinities; and subnormal numbers, which are slow on some machines. */
+typedef struct odd {
+    unsigned broken, subnormal;
+} odd;
+
+static void count_odd(odd *o, const unsigned char *bytes, uint32_t n) {
     const float *p = (const float *)(const void *)bytes;
-    unsigned found = 0;
     uint32_t i;
     for (i = 0; i < n; i++) {
         uint32_t exponent = nn__bits(p[i]) >> 23 & 255;
-        found += exponent == 255 || (exponent == 0 && nn__bits(p[i]) << 1 != 0);
+        o->broken += exponent == 255;
+        o->subnormal += exponent == 0 && nn__bits(p[i]) << 1 != 0;
     }
-    return found;
 }
 
-static unsigned model_odd_numbers(const nn_model *m) {
-    unsigned found = odd_numbers(m->block + m->state_offset, m->state_count);
+static odd model_odd_numbers(const nn_model *m) {
+    odd o = { 0, 0 };
     uint32_t i;
+    count_odd(&o, m->block + m->state_offset, m->state_count);
     for (i = 0; i < m->tensor_count; i++)
-        found += odd_numbers(m->block + m->tensor[i].offset, m->tensor[i].count);
-    return found;
+        count_odd(&o, m->block + m->tensor[i].offset, m->tensor[i].count);
+    return o;
 }
 
 typedef struct net {
@@ -227,6 +230,7 @@ typedef struct timing {
     const job *job;
     double run[ROUNDS * RUNS], burst[ROUNDS * RUNS]; /* seconds */
     double flop;                                     /* of one step or batch */
+    unsigned subnormals; /* most that were met in weights and moments */
     int n;
 } timing;
 
@@ -272,6 +276,7 @@ static int by_value(const void *a, const void *b) {
 /* One round. */
 static int measure(timing *t, nn_model *m, const data *d) {
     double forward, first, begin, start;
+    odd found;
     int repeat = 1, i;
     count(m, &forward, &first);
     t->flop = 2 * t->job->batch * (t->job->train ? 3 * forward - first : forward);
@@ -287,10 +292,12 @@ static int measure(timing *t, nn_model *m, const data *d) {
         if (run(m, t->job, d, repeat)) return -1;
         t->run[t->n] = (run_clock() - start) / repeat;
     }
-    if (model_odd_numbers(m)) {
-        fprintf(stderr, "bench: subnormal numbers, infinities or NaNs in the model\n");
+    found = model_odd_numbers(m);
+    if (found.broken) {
+        fprintf(stderr, "bench: infinities or NaNs in the model\n");
         return -1;
     }
+    if (found.subnormal > t->subnormals) t->subnormals = found.subnormal;
     return 0;
 }
 
@@ -338,6 +345,9 @@ static void print_timing(FILE *json, timing *t) {
     if (s->burst)
         printf(" %.1f %% (%.1f %%) |\n", 100 * flops / peak, 100 * t->flop / median / median_peak);
     else printf(" %s |\n", no_peak(s));
+    if (t->subnormals)
+        fprintf(stderr, "bench: %s, %s, %s: %u subnormal weights or moments\n", t->net->name,
+                s->name, t->job->name, t->subnormals);
     fprintf(json,
             "\n  {\"net\": \"%s\", \"kernels\": \"%s\", \"case\": \"%s\", \"runs\": %d, "
             "\"median_ns\": %.2f, \"minimum_ns\": %.2f, \"flop\": %.0f, \"gflops\": %.3f",

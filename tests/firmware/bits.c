@@ -1,4 +1,4 @@
-/* The same bits on a microcontroller: small nets trained without a C library in a block of 8 KB.
+/* The same bits on a microcontroller: small nets trained without a C library in a block of 7 KB.
    Prints losses, and digests of weights, optimizer state and outputs; tests/bits.py compares that
    with what other compilers and machines print. Fails if a value is subnormal or not finite. */
 #define NN_NO_LIBC
@@ -40,8 +40,8 @@ static const nn_layer regression[] = {
 
 static const nn_layer sequence[] = {
     { .op = NN_INPUT, .shape = { 5, 1 } },
-    { .op = NN_LSTM, .units = 4 },
-    { .op = NN_GRU, .units = 3, .last = 1 },
+    { .op = NN_LSTM, .units = 3 },
+    { .op = NN_GRU, .units = 2, .last = 1 },
     { .op = NN_DENSE, .units = 1 },
     { 0 }
 };
@@ -50,7 +50,7 @@ static unsigned char image[SAMPLES * 40];
 static float x[SAMPLES * 5], target[SAMPLES], y[SAMPLES * 3];
 static const int32_t label[SAMPLES] = { 2, 0, 1, 1, 0 };
 
-NN_ALIGN static unsigned char block[8000];
+NN_ALIGN static unsigned char block[7200];
 static char why[128];
 static float value[MOST];
 static uint32_t subnormals, broken; /* broken: not finite, or a tensor too large for this program */
