@@ -28,7 +28,7 @@ static const nn_layer net[] = {
 
 /* The block, for one model after the other. nn_memory and nn_memory_file say beforehand, on a PC,
    how large it must be, the same for every machine; main prints what was used. */
-NN_ALIGN static unsigned char ram[5 * 1024];
+NN_ALIGN static unsigned char ram[5 * 1024 + 256];
 NN_ALIGN static unsigned char flash[2][1024];      /* stands for two pages: as shipped, as tuned */
 NN_ALIGN static unsigned char backup[(HIDDEN + 1) * sizeof(float)]; /* of the head */
 static nn_memory_writer shipped = { flash[0], sizeof flash[0], 0 };

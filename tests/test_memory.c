@@ -541,6 +541,42 @@ static void check_fused(const config *c)
     nn_free(&plain);
 }
 
+/* What a budget gets W4 down to, and that it computes the same there. */
+TEST(sequences_in_little_memory)
+{
+    enum { PARAMETERS = 10000 * 128 + 2 * 512 * 128 + 2 * 512 + 128 + 1 };
+    nn_opts o;
+    nn_model wide, tight;
+    static int32_t ids[100];
+    float target = 1, y[2];
+    int i;
+
+    memset(&o, 0, sizeof o);
+    o.budget = 4 * PARAMETERS + 5 * 1024;
+    CHECK(nn_memory(w4_rows, &o) > 4 * PARAMETERS);
+    o.train = "*";
+    o.loss = NN_BCE;
+    o.optimizer = NN_ADAM;
+    o.lr = 0.001f;
+    o.budget = 0;
+    if (!CHECK_EQ_INT(nn_build(&wide, w4_rows, &o), 0)) return;
+    o.budget = 16 * PARAMETERS + 64 * 1024;
+    CHECK((int64_t)wide.block_size > o.budget);
+    if (!CHECK_EQ_INT(nn_build(&tight, w4_rows, &o), 0)) return;
+    for (i = 0; i < 100; i++) ids[i] = gen_int(1, 1, (size_t)i, 10000);
+    for (i = 0; i < 2; i++) {
+        CHECK_EQ_INT(nn_train(&wide, ids, &target, 1), 0);
+        CHECK_EQ_INT(nn_train(&tight, ids, &target, 1), 0);
+        CHECK_SAME_BYTES(&wide.loss, &tight.loss, sizeof wide.loss);
+    }
+    CHECK(nn_digest(&wide) == nn_digest(&tight));
+    CHECK_EQ_INT(nn_infer(&wide, ids, &y[0], 1), 0);
+    CHECK_EQ_INT(nn_infer(&tight, ids, &y[1], 1), 0);
+    CHECK_SAME_BYTES(&y[0], &y[1], sizeof y[0]);
+    nn_free(&wide);
+    nn_free(&tight);
+}
+
 TEST(fuse_update) { for_each_config(check_fused); }
 
 /* ---- no allocation --------------------------------------------------------------------------- */
@@ -627,6 +663,7 @@ int main(int argc, char **argv)
     RUN(in_place);
     RUN(cifar_promise);
     RUN(budget);
+    RUN(sequences_in_little_memory);
     RUN(fuse_update);
     RUN(no_allocation_after_build);
     return test_end();
