@@ -363,7 +363,8 @@ typedef struct nn_layer {
                           or aux.; NULL: stem and count ("conv1") */
     const char *from;  /* name of the row whose output is the input; NULL: the row above */
     const char *with;  /* names of further inputs, separated by spaces (add); NULL: none */
-    const char *share; /* use that row's tensors of the same suffix and shape; NULL: own tensors */
+    const char *share; /* use that row's tensors of the same suffix and shape; NULL: own tensors.
+                          A dense row may use an embedding's weight [vocab,units] */
 
     int32_t shape[3];  /* input: {H,W,C}, {T,C} or {N}; unused dimensions are zero */
     int32_t type;      /* input: NN_F32 (0), NN_U8, or NN_I32: ids for an embedding, {T} */
@@ -2590,18 +2591,19 @@ static int nn__plan_tensors(nn__planner *p, uint32_t i, const nn_shape *s) {
 }
 
 /* .share: every tensor of row i becomes an alias of the named row's tensor of that suffix and
- * shape. */
+   shape; a dense row that is tied to an embedding keeps its bias. */
 static int nn__plan_share(nn__planner *p, uint32_t i) {
     nn_model *m = p->m;
     const nn_layer *rows = m->rows;
     int32_t from = nn__find_row(rows, i, rows[i].share, nn__strlen(rows[i].share));
-    int k, d;
+    int k, d, tied;
     if (from < 0)
         return NN__FAIL(p->o, NN_ERR_ROW, "%R: no row above it is called %s", rows, i,
                         rows[i].share);
     if (!m->row[i].tensors)
         return NN__FAIL(p->o, NN_ERR_ROW, "%R: has no tensors to share", rows, i);
-    if (rows[i].op != rows[from].op)
+    tied = rows[from].op->role == NN__EMBEDDING_ROLE && nn__same(rows[i].op->name, "dense");
+    if (rows[i].op != rows[from].op && !tied)
         return NN__FAIL(p->o, NN_ERR_ROW, "%R: shares %s, which is an %s and no %s", rows, i,
                         rows[i].share, rows[from].op->name, rows[i].op->name);
     if (rows[i].lr != 0 || rows[i].no_decay)
@@ -2610,10 +2612,13 @@ static int nn__plan_share(nn__planner *p, uint32_t i) {
     for (k = 0; k < m->row[i].tensors; k++) {
         nn_tensor *t = &m->tensor[m->row[i].tensor + k];
         const nn_tensor *other = &m->tensor[m->row[from].tensor + k];
-        int same = k < m->row[from].tensors && t->layout == other->layout &&
+        int same;
+        if (tied) t->layout = NN__CANONICAL; /* whose rows can be looked up */
+        same = k < m->row[from].tensors && t->layout == other->layout &&
                    t->suffix == other->suffix &&
                    rows[i].bidirectional == rows[from].bidirectional &&
                    nn__or1(rows[i].groups) == nn__or1(rows[from].groups);
+        if (tied && k) break; /* a bias of its own */
         for (d = 0; same && d < 4; d++) same = t->dim[d] == other->dim[d];
         if (!same)
             return NN__FAIL(p->o, NN_ERR_ROW,

@@ -75,6 +75,8 @@ class Net:
     def make_tensors(self, row, inputs):
         if row.text("share"):
             self.modules[row.name] = self.modules.get(row.text("share"))
+            if row.op == "dense" and not row.int("no_bias"):  # tied to an embedding: its own bias
+                self.make(row, "bias", torch.empty(row.int("units")), 0.25)
         elif row.op == "embedding":
             self.make(row, "weight", torch.empty(row.int("vocab"), row.int("units")),
                       power_of_two(row.int("units") ** -0.5))
@@ -111,7 +113,8 @@ class Net:
         self.values[name] = value.requires_grad_(trains)
 
     def tensor(self, row, suffix):
-        return self.values.get((row.text("share") or row.name) + "." + suffix)
+        own = self.values.get(row.name + "." + suffix)  # a tied dense row keeps its bias
+        return self.values.get((row.text("share") or row.name) + "." + suffix, own)
 
     # States: float[n][states of a sample], in the order of recurrent rows, layers and directions
 
@@ -598,6 +601,14 @@ add_cases(
     BCE,
     (5, "w4_small", "10 type=i32", W4 % (50, 8, 12), "lr=0.01"),
     (32, "w4", "100 type=i32", W4 % (10000, 128, 128), "lr=0.001"),
+)
+
+add_cases(
+    ADAM.replace("mse", "cross_entropy"),
+    (3, "embedding_tied", WORDS, "embedding e x vocab=11 units=6; gru g e units=6;"
+     " dense d g units=11 no_bias=1 share=e"),
+    (3, "embedding_tied_bias", WORDS, "embedding e x vocab=33 units=17; lstm g e units=17;"
+     " dense d g units=33 share=e"),
 )
 
 
