@@ -97,7 +97,7 @@
      pools       the same size rule; padding never wins a maximum; an average divides by the
                  elements inside the image, or by kh * kw with count_pad. Pads must be smaller than
                  the kernel
-     gap         mean over H and W: [C]
+     gap         mean over H and W, or over the steps of a sequence that count (0 if none): [C]
      batchnorm   over the last dimension. While its row trains: batch mean and biased batch
                  variance, and the running statistics move once an update; frozen or in
                  inference: the running statistics. Shared rows share the statistics too
@@ -1981,7 +1981,8 @@ enum {
     NN__POOL_ROLE,
     NN__ACT_ROLE,
     NN__EMBEDDING_ROLE,
-    NN__RECURRENT_ROLE
+    NN__RECURRENT_ROLE,
+    NN__MEAN_ROLE
 };
 
 static uint32_t nn__count_rows(const nn_layer *rows) {
@@ -4876,25 +4877,45 @@ static void nn__avgpool2d_backward(nn_model *m, const nn_cmd *c) {
 NN__DEFINE_OP(avgpool2d, "avgpool", "", 1, 1, 0, NN__PLAIN, 0, nn__pool_shape, nn__no_plan, NULL,
               NN__F(KERNEL) | NN__F(STRIDE) | NN__F(PAD) | NN__F(COUNT_PAD))
 
-/* ---- globalavgpool: y[c] = mean of x[.][.][c] ---- */
+/* Does step t of sample i of this turn count? */
+static int nn__counts(const nn_model *m, const nn_row *in, int32_t i, int32_t t) {
+    size_t number;
+    if (!in->masked) return 1;
+    number = nn__sample_number(m, i);
+    if (m->lengths && t >= m->lengths[number]) return 0;
+    if (in->masked < 2 || !m->run.data) return 1;
+    return nn__label(m->run.data, number * (size_t)m->in_size + (size_t)t) + 1 !=
+           m->rows[in->masked - 2].pad_id;
+}
+
+/* ---- globalavgpool: y[c] = mean of x[.][.][c], or over the steps that count ---- */
 
 static int nn__globalavgpool_shape(nn_shape *s) {
-    if (s->in[0]->ndim != 3) return nn_row_error(s, "needs an image [H,W,C] as input");
+    if (s->in[0]->ndim < 2) return nn_row_error(s, "needs an image [H,W,C] or a sequence [T,C]");
     s->out->dim[2] = s->in[0]->dim[2];
     s->out->ndim = 1;
     return 0;
+}
+
+/* Positions of sample i that count. */
+static int32_t nn__count_positions(const nn_model *m, const nn_row *in, int32_t i) {
+    int32_t area = in->dim[0] * in->dim[1], count = 0, t;
+    for (t = 0; t < area; t++) count += nn__counts(m, in, i, t);
+    return count;
 }
 
 static void nn__globalavgpool_forward(nn_model *m, const nn_cmd *c) {
     const nn_row *in = nn__in(m, c);
     const float *x = nn__floats(m, c->x);
     float *y = nn__floats(m, c->y);
-    int32_t ch = in->dim[2], area = in->dim[0] * in->dim[1];
-    size_t s;
-    for (s = 0; s < nn__samples(m); s++, x += nn__elements(in), y += ch) {
+    int32_t ch = in->dim[2], area = in->dim[0] * in->dim[1], i, t;
+    for (i = 0; i < m->run.n; i++, x += nn__elements(in), y += ch) {
+        int32_t count = nn__count_positions(m, in, i);
         NN_MEMSET(y, 0, (size_t)ch * 4);
-        NN__CALL(m, add_rows, y, x, (size_t)area, ch, ch);
-        NN__CALL(m, divide, y, y, (float)area, (size_t)ch);
+        if (count == area) NN__CALL(m, add_rows, y, x, (size_t)area, ch, ch);
+        for (t = 0; t < area && count < area; t++)
+            if (nn__counts(m, in, i, t)) NN__CALL(m, add, y, y, x + t * ch, (size_t)ch);
+        if (count) NN__CALL(m, divide, y, y, (float)count, (size_t)ch);
     }
 }
 
@@ -4903,14 +4924,17 @@ static void nn__globalavgpool_backward(nn_model *m, const nn_cmd *c) {
     const nn_row *in = nn__in(m, c);
     const float *dy = nn__floats(m, c->dy);
     float *dx = nn__floats(m, c->dx);
-    int32_t ch = in->dim[2], area = in->dim[0] * in->dim[1], i;
-    size_t s;
-    for (s = 0; s < nn__samples(m); s++, dy += ch)
-        for (i = 0; i < area; i++, dx += ch) NN__CALL(m, divide, dx, dy, (float)area, (size_t)ch);
+    int32_t ch = in->dim[2], area = in->dim[0] * in->dim[1], i, t;
+    for (i = 0; i < m->run.n; i++, dy += ch) {
+        int32_t count = nn__count_positions(m, in, i);
+        for (t = 0; t < area; t++, dx += ch)
+            if (nn__counts(m, in, i, t)) NN__CALL(m, divide, dx, dy, (float)count, (size_t)ch);
+            else NN_MEMSET(dx, 0, 4 * (size_t)ch);
+    }
 }
 #endif
 
-NN__DEFINE_OP(globalavgpool, "gap", "", 1, 1, 0, NN__PLAIN, 0, nn__globalavgpool_shape, nn__no_plan,
+NN__DEFINE_OP(globalavgpool, "gap", "", 1, 1, 0, NN__MEAN_ROLE, 0, nn__globalavgpool_shape, nn__no_plan,
               NULL, 0)
 
 /* ---- batchnorm: y = act((x - mean) / sqrt(var + eps) * weight + bias), by channel ----
@@ -5370,17 +5394,6 @@ static void nn__recurrent_plan(const nn_model *m, uint32_t row, nn_need *need) {
     need->tmp_back = 4 * (2 * state + between + 2 * nn__times(r.held, x));
     need->tmp_back += 4 * (m->tight ? r.pass : nn__transposed_size(r.gates, r.units));
     if (r.reset_before) need->tmp_back += 4 * (r.q + nn__times(r.held, state) + state);
-}
-
-/* Does step t of sample i of this turn count? */
-static int nn__counts(const nn_model *m, const nn_row *in, int32_t i, int32_t t) {
-    size_t number;
-    if (!in->masked) return 1;
-    number = nn__sample_number(m, i);
-    if (m->lengths && t >= m->lengths[number]) return 0;
-    if (in->masked < 2 || !m->run.data) return 1;
-    return nn__label(m->run.data, number * (size_t)m->in_size + (size_t)t) + 1 !=
-           m->rows[in->masked - 2].pad_id;
 }
 
 /* What a pass works on. */
@@ -6259,7 +6272,9 @@ static int nn__check_mask(const nn_model *m, uint32_t i) {
     uint32_t j;
     for (j = i + 1; j < m->row_count; j++) {
         const nn_row *in = &m->row[m->input[m->row[j].input]];
-        if (m->rows[j].op->role == NN__RECURRENT_ROLE && in->masked >= 2 && in->masked - 2u <= i)
+        int role = m->rows[j].op->role;
+        if ((role == NN__RECURRENT_ROLE || role == NN__MEAN_ROLE) && in->masked >= 2 &&
+            in->masked - 2u <= i)
             return NN__FAIL(&m->opts, NN_ERR_CALL,
                             "%R: skips the steps that hold a pad_id, so it needs ids, not features",
                             m->rows, j);

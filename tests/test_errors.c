@@ -300,7 +300,7 @@ static const struct {
     { { { .op = NN_INPUT, .shape = { 9, 2 } }, { POOL, .kernel = { 2 } } },
       "row 1 (maxpool2d \"pool1\"): needs an image [H,W,C] as input" },
     { { { VECTOR(9) }, { .op = NN_GLOBALAVGPOOL } },
-      "row 1 (globalavgpool \"gap1\"): needs an image [H,W,C] as input" },
+      "row 1 (globalavgpool \"gap1\"): needs an image [H,W,C] or a sequence [T,C]" },
     { { { IMAGE(4, 4, 1) }, { .op = NN_CONV2D, .kernel = { 3 } } },
       "row 1 (conv2d \"conv1\"): units is missing" },
     { { { IMAGE(4, 4, 1) }, { CONV } }, "row 1 (conv2d \"conv1\"): kernel is missing" },

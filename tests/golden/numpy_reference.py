@@ -173,7 +173,10 @@ class Net:
         return total / self.pool(row, np.ones_like(x), 0.0).sum(-1)
 
     def globalavgpool(self, row, x, tensor, training):
-        return x.mean((1, 2))
+        if x.ndim == 4:
+            return x.mean((1, 2))
+        counts = self.counts[row.inputs[0]][..., None]  # steps of sequences; none: zero
+        return (x * counts).sum(1) / np.maximum(counts.sum(1), 1)
 
     def batchnorm(self, row, x, tensor, training):
         shape = (x.shape[-1],)
