@@ -4934,8 +4934,8 @@ static void nn__globalavgpool_backward(nn_model *m, const nn_cmd *c) {
 }
 #endif
 
-NN__DEFINE_OP(globalavgpool, "gap", "", 1, 1, 0, NN__MEAN_ROLE, 0, nn__globalavgpool_shape, nn__no_plan,
-              NULL, 0)
+NN__DEFINE_OP(globalavgpool, "gap", "", 1, 1, 0, NN__MEAN_ROLE, 0, nn__globalavgpool_shape,
+              nn__no_plan, NULL, 0)
 
 /* ---- batchnorm: y = act((x - mean) / sqrt(var + eps) * weight + bias), by channel ----
    Ioffe and Szegedy, 2015. Mean and biased variance of the batch while the row trains, the running
