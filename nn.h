@@ -4944,7 +4944,7 @@ NN__DEFINE_OP(globalavgpool, "gap", "", 1, 1, 0, NN__MEAN_ROLE, 0, nn__globalavg
 static int nn__batchnorm_shape(nn_shape *s) {
     int k;
     if (s->row->momentum > 1) return nn_row_error(s, "momentum must be from 0 to 1");
-    for (k = 0; k < 3; k++) s->out->dim[k] = s->in[0]->dim[k];
+    NN_MEMCPY(s->out->dim, s->in[0]->dim, sizeof s->out->dim);
     s->out->ndim = s->in[0]->ndim;
     s->tensors = 4;
     for (k = 0; k < 4; k++) {
@@ -5046,8 +5046,7 @@ NN__DEFINE_OP(batchnorm, "norm", "weight bias running_mean running_var", 1, 1, 2
    backward draws it again. */
 
 static int nn__same_shape(nn_shape *s) {
-    int k;
-    for (k = 0; k < 3; k++) s->out->dim[k] = s->in[0]->dim[k];
+    NN_MEMCPY(s->out->dim, s->in[0]->dim, sizeof s->out->dim);
     s->out->ndim = s->in[0]->ndim;
     return 0;
 }

@@ -305,9 +305,38 @@ static void sequences(void) {
     nn_free(&m);
 }
 
+/* ---- words ---- */
+
+static void words(void) {
+#ifndef NN_NO_TRAIN
+    static const char say[] = "the cat, the Hat";
+    static unsigned char block[1000], image[200];
+    int32_t ids[6];
+    nn_words_opts o;
+    nn_words w;
+    nn_tokenizer t;
+    size_t size;
+    int64_t bytes;
+    const char *word;
+
+    memset(&o, 0, sizeof o);
+    CHECK(nn_words_memory(8, 40) > 0 && nn_words_memory(8, 40) <= (int64_t)sizeof block);
+    CHECK(nn_words_begin(&w, &o, block, sizeof block, 8, 40) == 0);
+    CHECK(nn_words_add(&w, say, sizeof say - 1) == 0);
+    bytes = nn_words_save(&w, image, sizeof image);
+    CHECK(bytes > 0 && bytes <= (int64_t)sizeof image);
+    CHECK(nn_tokenizer_load(&t, image, (size_t)bytes, NULL) == 0);
+    CHECK(nn_tokenizer_ids(&t, say, sizeof say - 1, ids, 6, NN_PRE, NN_PRE) == 4);
+    CHECK(ids[0] == 0 && ids[1] == 0 && ids[2] == 1 && ids[3] == 2 && ids[4] == 1 && ids[5] == 3);
+    word = nn_tokenizer_word(&t, 3, &size);
+    CHECK(word && size == 3 && same(word, "hat", 3));
+#endif
+}
+
 int main(void) {
     make_net_and_data();
     sequences();
+    words();
     infer();
     train();
     files();
