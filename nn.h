@@ -174,11 +174,12 @@
    is a fused multiply-add. Machines without such an instruction emulate it exactly; NN_FAST_MULADD
    gives the promise up for speed there. NaN payloads and programs that flush subnormals to zero are
    outside the promise. Do not compile with -ffast-math. nn_digest makes 64 bits of all parameters:
-   compare those. Sums over k run from first to last, from +0; the bias is added last. A dense row
-   with fewer than 16 outputs (or, for its input gradient, fewer than 16 inputs) and sums along a
-   vector (softmax, losses) use 16 partial sums, element i in number i mod 16, joined as halves: 8,
-   4, 2, 1. Sums over samples and positions run in index order; for the weights of lstm, gru and rnn
-   sample by sample, each from its last step to its first, and never in 16 partial sums.
+   compare those. Sums over k run from first to last, from +0; the bias is added last; lstm and rnn
+   go on from W_ih x + b_ih with those over h, and add b_hh last. A dense row with fewer than 16
+   outputs (or, for its input gradient, fewer than 16 inputs) and sums along a vector (softmax,
+   losses) use 16 partial sums, element i in number i mod 16, joined as halves: 8, 4, 2, 1. Sums
+   over samples and positions run in index order; for the weights of lstm, gru and rnn sample by
+   sample, each from its last step to its first, and never in 16 partial sums.
 
    9. Speed
 
@@ -232,8 +233,7 @@
    several values joined by commas, names for type (f32, u8, i32), order (hwc, chw) and act (linear,
    relu, leaky_relu, sigmoid, tanh, softmax), and reals as decimals or, exactly, as x and the eight
    hex digits of their bits; files hold only the latter. '-' stands for no input. share=name works
-   as in rows. pad_id is the id plus 1. Keys beginning with '_' are
-   ignored.
+   as in rows. pad_id is the id plus 1. Keys beginning with '_' are ignored.
 
    >>config: define before the implementation ----------------------------------------------------
 
@@ -315,7 +315,7 @@ extern "C" {
     X(ALIGN, -4, "a pointer is not aligned as it must be")                                        \
     X(CALL, -5, "the model was not planned for this call, or an argument is wrong")               \
     X(NAME, -6, "no row or tensor has this name")                                                 \
-    X(LABEL, -7, "a label or target is out of range")                                             \
+    X(LABEL, -7, "a label, target, id or length is out of range")                                 \
     X(NAN, -8, "the loss is not finite; the parameters are as they were")                         \
     X(IO, -9, "reading or writing failed")                                                        \
     X(CANCELLED, -10, "a callback asked to stop")                                                 \
@@ -642,7 +642,8 @@ NNDEF int nn_infer_from(nn_model *m, const char *row, const float *features, flo
    follow (nn_fit has its own). lstm, gru and rnn skip the steps behind it: the state stays, outputs
    there are 0, as for PyTorch's packed sequences; a dense row or a loss over all steps sees those
    zeros and counts them. What x holds there does not matter, but must be finite and ids in range.
-   The array must stay until it is replaced; NULL: all T. */
+   The array must stay until it is replaced; NULL: all T. Calls that compute then check it:
+   NN_ERR_LABEL out of range, NN_ERR_CALL where the input is no sequence. */
 NNDEF int nn_set_lengths(nn_model *m, const int32_t *lengths);
 
 /* One more step of n <= opts.batch streams: x[n] are samples of one step, y[n][out_size] their
@@ -1842,36 +1843,36 @@ NN__SMALL_BEGIN
 
 enum { NN__INT, NN__SMALL, NN__FLAG, NN__REAL, NN__POSITIVE, NN__TYPE, NN__ORDER, NN__ACT };
 
-#define NN__FIELDS(X)                      \
-    X(SHAPE, shape, 3, NN__INT)            \
-    X(TYPE, type, 1, NN__TYPE)             \
-    X(ORDER, order, 1, NN__ORDER)          \
-    X(SCALE, scale, 1, NN__REAL)           \
-    X(MEAN, mean, 4, NN__REAL)             \
-    X(STD, std, 4, NN__POSITIVE)           \
-    X(UNITS, units, 1, NN__INT)            \
-    X(ACT, act, 1, NN__ACT)                \
-    X(SLOPE, slope, 1, NN__POSITIVE)       \
-    X(KERNEL, kernel, 2, NN__SMALL)        \
-    X(STRIDE, stride, 2, NN__SMALL)        \
-    X(DILATION, dilation, 2, NN__SMALL)    \
-    X(PAD, pad, 4, NN__SMALL)              \
-    X(GROUPS, groups, 1, NN__INT)          \
-    X(NO_BIAS, no_bias, 1, NN__FLAG)       \
-    X(EPS, eps, 1, NN__POSITIVE)           \
-    X(MOMENTUM, momentum, 1, NN__POSITIVE) \
-    X(BIASED, biased, 1, NN__FLAG)         \
-    X(RATE, rate, 1, NN__POSITIVE)         \
-    X(COUNT_PAD, count_pad, 1, NN__FLAG)   \
-    X(VOCAB, vocab, 1, NN__INT)            \
-    X(PAD_ID, pad_id, 1, NN__INT)          \
-    X(MASK, mask, 1, NN__FLAG)             \
-    X(LAYERS, layers, 1, NN__SMALL)        \
+#define NN__FIELDS(X)                            \
+    X(SHAPE, shape, 3, NN__INT)                  \
+    X(TYPE, type, 1, NN__TYPE)                   \
+    X(ORDER, order, 1, NN__ORDER)                \
+    X(SCALE, scale, 1, NN__REAL)                 \
+    X(MEAN, mean, 4, NN__REAL)                   \
+    X(STD, std, 4, NN__POSITIVE)                 \
+    X(UNITS, units, 1, NN__INT)                  \
+    X(ACT, act, 1, NN__ACT)                      \
+    X(SLOPE, slope, 1, NN__POSITIVE)             \
+    X(KERNEL, kernel, 2, NN__SMALL)              \
+    X(STRIDE, stride, 2, NN__SMALL)              \
+    X(DILATION, dilation, 2, NN__SMALL)          \
+    X(PAD, pad, 4, NN__SMALL)                    \
+    X(GROUPS, groups, 1, NN__INT)                \
+    X(NO_BIAS, no_bias, 1, NN__FLAG)             \
+    X(EPS, eps, 1, NN__POSITIVE)                 \
+    X(MOMENTUM, momentum, 1, NN__POSITIVE)       \
+    X(BIASED, biased, 1, NN__FLAG)               \
+    X(RATE, rate, 1, NN__POSITIVE)               \
+    X(COUNT_PAD, count_pad, 1, NN__FLAG)         \
+    X(VOCAB, vocab, 1, NN__INT)                  \
+    X(PAD_ID, pad_id, 1, NN__INT)                \
+    X(MASK, mask, 1, NN__FLAG)                   \
+    X(LAYERS, layers, 1, NN__SMALL)              \
     X(BIDIRECTIONAL, bidirectional, 1, NN__FLAG) \
-    X(LAST, last, 1, NN__FLAG)             \
-    X(ONE_BIAS, one_bias, 1, NN__FLAG)     \
-    X(RESET_BEFORE, reset_before, 1, NN__FLAG) \
-    X(LR, lr, 1, NN__POSITIVE)             \
+    X(LAST, last, 1, NN__FLAG)                   \
+    X(ONE_BIAS, one_bias, 1, NN__FLAG)           \
+    X(RESET_BEFORE, reset_before, 1, NN__FLAG)   \
+    X(LR, lr, 1, NN__POSITIVE)                   \
     X(NO_DECAY, no_decay, 1, NN__FLAG)
 
 enum { /* positions in the table */
@@ -2614,12 +2615,11 @@ static int nn__plan_share(nn__planner *p, uint32_t i) {
         nn_tensor *t = &m->tensor[m->row[i].tensor + k];
         const nn_tensor *other = &m->tensor[m->row[from].tensor + k];
         int same;
+        if (tied && k) break;                /* a bias of its own */
         if (tied) t->layout = NN__CANONICAL; /* whose rows can be looked up */
         same = k < m->row[from].tensors && t->layout == other->layout &&
-                   t->suffix == other->suffix &&
-                   rows[i].bidirectional == rows[from].bidirectional &&
-                   nn__or1(rows[i].groups) == nn__or1(rows[from].groups);
-        if (tied && k) break; /* a bias of its own */
+               t->suffix == other->suffix && rows[i].bidirectional == rows[from].bidirectional &&
+               nn__or1(rows[i].groups) == nn__or1(rows[from].groups);
         for (d = 0; same && d < 4; d++) same = t->dim[d] == other->dim[d];
         if (!same)
             return NN__FAIL(p->o, NN_ERR_ROW,
@@ -5064,15 +5064,22 @@ static void nn__dropout_plan(const nn_model *m, uint32_t row, nn_need *need) {
     need->flags |= on ? NN_IN_PLACE | NN_IN_PLACE_BACK : NN_ALIAS;
 }
 
-static void nn__dropout_apply(nn_model *m, const nn_cmd *c, float *to, const float *from) {
-    size_t n = (size_t)nn__elements(&m->row[c->row]), s;
-    float rate = m->rows[c->row].rate, keep = 1.0f - rate, scale = 1.0f / keep;
+/* Samples of n elements each, with the rate and key of a row; salt tells apart several masks of
+   one. to may be from. */
+static void nn__drop_samples(nn_model *m, uint32_t row, uint64_t salt, float *to, const float *from,
+                             size_t n) {
+    float rate = m->rows[row].rate, keep = 1.0f - rate, scale = 1.0f / keep;
     uint32_t below = (uint32_t)(rate * 16777216.0f); /* exact: a power of two, and truncated */
+    size_t s;
     for (s = 0; s < nn__samples(m); s++) {
         uint64_t key =
-            nn__key(m->opts.seed, m->run.step, (uint64_t)c->row << 32 | (m->run.sample + s));
+            nn__key(m->opts.seed + salt, m->run.step, (uint64_t)row << 32 | (m->run.sample + s));
         NN__CALL(m, drop, to + s * n, from + s * n, n, key, below, scale);
     }
+}
+
+static void nn__dropout_apply(nn_model *m, const nn_cmd *c, float *to, const float *from) {
+    nn__drop_samples(m, c->row, 0, to, from, (size_t)nn__elements(&m->row[c->row]));
 }
 
 static void nn__dropout_forward(nn_model *m, const nn_cmd *c) {
@@ -5237,18 +5244,21 @@ static void nn__embedding_forward(nn_model *m, const nn_cmd *c) {
 }
 
 #ifndef NN_NO_TRAIN
+/* Adds to the gradient dw of embedding row i that of one of its vectors. */
+static void nn__add_to_vector(const nn_model *m, uint32_t i, float *dw, int32_t id,
+                              const float *dy) {
+    float *to = dw + (ptrdiff_t)id * m->rows[i].units;
+    if (id + 1 != m->rows[i].pad_id) NN__CALL(m, add, to, to, dy, (size_t)m->rows[i].units);
+}
+
 static void nn__embedding_backward(nn_model *m, const nn_cmd *c) {
     const nn_row *r = &m->row[c->row];
     float *dw = nn__grad(m, c, 0);
     const unsigned char *ids = nn__at(m, c->x);
     size_t size = (size_t)r->dim[2], steps = (size_t)r->dim[1], i, t;
     for (i = 0; dw && i < nn__samples(m); i++)
-        for (t = steps; t-- > 0;) {
-            int32_t id = nn__label(ids, i * steps + t);
-            float *to = dw + (size_t)id * size;
-            if (id + 1 != m->rows[c->row].pad_id)
-                NN__CALL(m, add, to, to, nn__floats(m, c->dy) + (i * steps + t) * size, size);
-        }
+        for (t = i * steps + steps; t-- > i * steps;)
+            nn__add_to_vector(m, c->row, dw, nn__label(ids, t), nn__floats(m, c->dy) + t * size);
 }
 #endif
 
@@ -5288,11 +5298,12 @@ typedef struct nn__recurrent {
     int gru, lstm, reset_before, gathers;
     ptrdiff_t z_step, q_step, h_step; /* from step to step; 0: in the same place */
     ptrdiff_t z_row, q_row, h_row;    /* from sample to sample */
-    int64_t z, q, h, c, pass; /* floats of each in a pass, of all of them */
-    int64_t seq, saved;       /* of a sequence between layers, of the saved states of a pass */
+    int64_t z, q, h, c, pass;         /* floats of each in a pass, of all of them */
+    int64_t seq, saved; /* of a sequence between layers, of the saved states of a pass */
 } nn__recurrent;
 
-#define NN__PROJECTED 65536 /* floats of z at a time: they shall still be in the cache when the step
+#define NN__PROJECTED \
+    65536 /* floats of z at a time: they shall still be in the cache when the step
                                comes to them */
 
 /* Gates of a cell. By name, since naming the ops here would link them all. */
@@ -5306,7 +5317,7 @@ static int32_t nn__recurrent_state(const nn_layer *row, int32_t sets) {
     return sets * row->units * (nn__recurrent_gates(row) == 4 ? 2 : 1);
 }
 
-/* held: steps that buffers hold, at most all and at most a segment; 0: inference. */
+/* held: 1: the buffers of a pass hold a segment, for backward; 0: what one step needs. */
 static nn__recurrent nn__recurrent_of(const nn_model *m, uint32_t i, int held) {
     const nn_layer *row = &m->rows[i];
     const nn_row *in = &m->row[m->input[m->row[i].input]];
@@ -5356,6 +5367,7 @@ static int nn__recurrent_shape(nn_shape *s) {
     if (!(row->rate < 1)) return nn_row_error(s, "rate must be below 1");
     if (gates == 1 && row->act != NN_LINEAR && row->act != NN_TANH && row->act != NN_RELU)
         return nn_row_error(s, "act must be NN_TANH or NN_RELU");
+    if (row->no_bias && row->one_bias) return nn_row_error(s, "no_bias leaves no one_bias");
     if (row->reset_before && !row->no_bias && !row->one_bias)
         return nn_row_error(s, "reset_before takes one_bias or no_bias");
     s->sets = nn__or1(row->layers) * ways;
@@ -5402,12 +5414,12 @@ typedef struct nn__pass {
     const nn_tensor *w; /* weight_ih, weight_hh, bias_ih, bias_hh */
     int tensor, biases; /* number of the first of the row, and how many biases */
     int backwards;
-    nn__span x;         /* samples, steps; at NULL: gathered when needed */
-    int32_t x_base;     /* the step that it begins with */
-    int32_t in;         /* elements of x */
-    float *carry;       /* states of the first sample; NULL: zeros */
-    float *saved;       /* states before segments; NULL: not wanted */
-    float *rh, *room;   /* scratch: r h0, what is gathered */
+    nn__span x;       /* samples, steps; at NULL: gathered when needed */
+    int32_t x_base;   /* the step that it begins with */
+    int32_t in;       /* elements of x */
+    float *carry;     /* states of the first sample; NULL: zeros */
+    float *saved;     /* states before segments; NULL: not wanted */
+    float *rh, *room; /* scratch: r h0, what is gathered */
 } nn__pass;
 
 /* The time of a step of a pass. */
@@ -5496,8 +5508,8 @@ static void nn__recurrent_step(nn_model *m, const nn_cmd *c, const nn__recurrent
     const float *bias = p->biases > 1 ? nn__values(m, p->w + 3) : NULL;
     nn__linear(m, p->w + 1, bias, nn__span_of(h0, r->h_row, 0), to, n, 1, !r->gru);
     for (i = 0; r->reset_before && i < n; i++)
-        NN__CALL(m, gru_gates, z + i * r->z_row, q + i * r->q_row, p->rh + i * u,
-                 h0 + i * r->h_row, u);
+        NN__CALL(m, gru_gates, z + i * r->z_row, q + i * r->q_row, p->rh + i * u, h0 + i * r->h_row,
+                 u);
     if (r->reset_before) nn__linear(m, p->w + 1, NULL, nn__span_of(p->rh, u, 0), to, n, 1, 0);
     for (i = 0; i < n; i++, z += r->z_row, q += r->q_row) {
         int counts = nn__counts(m, nn__in(m, c), i, t);
@@ -5547,14 +5559,9 @@ static void nn__recurrent_run(nn_model *m, const nn_cmd *c, const nn__recurrent 
 /* Dropout between layers, on the sequence above layer; in training only. */
 static void nn__recurrent_drop(nn_model *m, const nn_cmd *c, const nn__recurrent *r, int32_t layer,
                                float *y) {
-    size_t size = (size_t)r->t * (size_t)(r->ways * r->units), i;
-    float rate = m->rows[c->row].rate, keep = 1.0f - rate, scale = 1.0f / keep;
-    uint32_t below = (uint32_t)(rate * 16777216.0f);
-    for (i = 0; below && (c->flags & NN__TRAINING) && i < nn__samples(m); i++, y += size) {
-        uint64_t key = nn__key(m->opts.seed + (uint64_t)(layer + 1) * 0x9e3779b97f4a7c15u,
-                               m->run.step, (uint64_t)c->row << 32 | (m->run.sample + i));
-        NN__CALL(m, drop, y, y, size, key, below, scale);
-    }
+    uint64_t salt = (uint64_t)(layer + 1) * 0x9e3779b97f4a7c15u;
+    if (m->rows[c->row].rate > 0 && (c->flags & NN__TRAINING))
+        nn__drop_samples(m, c->row, salt, y, y, (size_t)r->t * (size_t)(r->ways * r->units));
 }
 
 static void nn__recurrent_forward(nn_model *m, const nn_cmd *c) {
@@ -5594,11 +5601,11 @@ static void nn__recurrent_forward(nn_model *m, const nn_cmd *c) {
 #ifndef NN_NO_TRAIN
 /* Where backward of a pass works. */
 typedef struct nn__pass_grad {
-    float *dh, *dc;      /* [n][units], of the states after a step, then of those before it */
-    nn__span dy, dx;     /* as y and x of a run; dy.at NULL: none but dh; dx.at NULL: not wanted */
-    int add;             /* to dx */
-    float *packed;       /* weight_hh, or NULL */
-    float *room;         /* gathered: dx of a segment */
+    float *dh, *dc;       /* [n][units], of the states after a step, then of those before it */
+    nn__span dy, dx;      /* as y and x of a run; dy.at NULL: none but dh; dx.at NULL: not wanted */
+    int add;              /* to dx */
+    float *packed;        /* weight_hh, or NULL */
+    float *room;          /* gathered: dx of a segment */
     float *rz, *rh, *drh; /* reset_before: gradients of r and z, r h0, of a segment; scratch */
 } nn__pass_grad;
 
@@ -5693,12 +5700,9 @@ static void nn__scatter(const nn_model *m, const nn_cmd *c, const nn__recurrent 
     dw = nn__grad(m, &below, 0);
     for (i = 0; i < m->run.n; i++)
         for (step = count; step-- > 0;) {
-            int32_t id =
-                nn__label(ids, (size_t)i * (size_t)r->t + (size_t)nn__time(r, p, first + step));
-            float *to = dw + (ptrdiff_t)p->in * id;
-            if (id + 1 == m->rows[below.row].pad_id) continue;
-            NN__CALL(m, add, to, to, d->dx.at + i * d->dx.inner + step * d->dx.outer,
-                     (size_t)p->in);
+            size_t at = (size_t)i * (size_t)r->t + (size_t)nn__time(r, p, first + step);
+            nn__add_to_vector(m, below.row, dw, nn__label(ids, at),
+                              d->dx.at + i * d->dx.inner + step * d->dx.outer);
         }
 }
 
@@ -5707,7 +5711,7 @@ static void nn__recurrent_segment_grad(nn_model *m, const nn_cmd *c, const nn__r
                                        nn__pass *p, nn__pass_grad *d, int32_t first,
                                        int32_t count) {
     const float *hidden = r->gru ? p->q : p->z;
-    int gathers = !p->x.at && r->gathers && p->room, k = p->tensor;
+    int gathers = !p->x.at && r->gathers, k = p->tensor;
     nn__span x, none = nn__span_of(NULL, 0, 0), dz = nn__span_of(p->z, r->z_row, r->z_step);
     nn__span h = nn__span_of(p->h + (count - 1) * r->h_step, r->h_row, -r->h_step);
     int32_t step;
@@ -5740,8 +5744,7 @@ static void nn__recurrent_segment_grad(nn_model *m, const nn_cmd *c, const nn__r
     if (!d->dx.at) return;
     h = d->dx;
     if (!gathers) h.at += first * h.outer;
-    if (p->backwards)
-        nn__linear_input_grad(m, p->w, NULL, dz, h, m->run.n, count, d->add);
+    if (p->backwards) nn__linear_input_grad(m, p->w, NULL, dz, h, m->run.n, count, d->add);
     else /* so that sample and step merge into one run of rows */
         nn__linear_input_grad(m, p->w, NULL, nn__span_of(dz.at, dz.outer, dz.inner),
                               nn__span_of(h.at, h.outer, h.inner), count, m->run.n, d->add);
@@ -5772,8 +5775,7 @@ static void nn__recurrent_backward(nn_model *m, const nn_cmd *c) {
         float *x = layer ? kept + (layer - 1) * r.seq : nn__floats(m, c->x);
         float *to = layer ? grads + layer % 2 * (between - r.seq) : nn__floats(m, c->dx);
         for (set = layer * r.ways; set < (layer + 1) * r.ways; set++) {
-            nn__pass p =
-                nn__begin_pass(m, c, &r, set, m->tight ? again : keep + set * r.pass, x);
+            nn__pass p = nn__begin_pass(m, c, &r, set, m->tight ? again : keep + set * r.pass, x);
             float *dy = from + p.backwards * r.units;
             p.rh = d.drh;
             p.room = room;
@@ -5796,8 +5798,8 @@ static void nn__recurrent_backward(nn_model *m, const nn_cmd *c) {
 }
 #endif
 
-#define NN__RECURRENT_FIELDS                                                             \
-    (NN__F(UNITS) | NN__F(LAYERS) | NN__F(BIDIRECTIONAL) | NN__F(LAST) | NN__F(RATE) |   \
+#define NN__RECURRENT_FIELDS                                                           \
+    (NN__F(UNITS) | NN__F(LAYERS) | NN__F(BIDIRECTIONAL) | NN__F(LAST) | NN__F(RATE) | \
      NN__F(NO_BIAS) | NN__F(ONE_BIAS) | NN__F(LR) | NN__F(NO_DECAY))
 /* clang-format off */
 #define NN__DEFINE_RECURRENT(id, fields)                                                           \
@@ -6153,9 +6155,11 @@ static int32_t nn__steps(const nn_model *m) {
     return m->rows[0].type == NN_I32 ? m->row[0].dim[2] : m->row[0].dim[1];
 }
 
-/* Lengths of n samples. */
+/* Lengths of n samples, which only sequences have. */
 static int nn__check_lengths(const nn_model *m, const int32_t *lengths, int32_t n) {
     int32_t i;
+    if (lengths && !m->row[0].masked)
+        return NN__FAIL(&m->opts, NN_ERR_CALL, "lengths: the input %S is no sequence", &m->row[0]);
     for (i = 0; lengths && i < n; i++)
         if (lengths[i] < 0 || lengths[i] > nn__steps(m))
             return NN__FAIL(&m->opts, NN_ERR_LABEL, "length %d of sample %d is not from 0 to %d",
@@ -6676,6 +6680,7 @@ static int nn__fit_arguments(nn_model *m, const nn_fit_opts *f) {
                            "held-out samples are NULL, or given together with from");
     if (!err && !f->n_val)
         err = nn__argument(m, !f->x_val && !f->y_val, "held-out samples are given, but n_val is 0");
+    if (!err && f->n_val) err = nn__check_ids(m, f->x_val, f->n_val);
     if (!err && f->epochs < 0) err = nn__argument(m, 0, "epochs is negative");
     return err ? err : f->n_val ? nn__check_targets(m, f->y_val, f->n_val) : 0;
 }
@@ -9549,14 +9554,11 @@ NN__TARGET NN__NOINLINE void NN__ID(packed_f32)(const nn__gemm *g, int32_t col, 
 }
 
 NN__KERNEL void NN__ID(gemm_f32)(const nn__gemm *g) {
-    int32_t col = 0, panels, rows = g->rows[0] * g->rows[1] * g->rows[2];
-    /* rows of B that lie far apart fall into the same few sets of the cache */
-    int far = (g->bk[0] >= 512 || g->bk[0] <= -512) && rows > 4 * NN__TILE_ROWS(NN__VECS);
+    int32_t col = 0, panels;
     for (; col < g->cols; col += panels * NN__LANES) {
         int32_t left = g->cols - col, w = nn__min(NN__LANES, left);
         panels = NN__WIDTH < NN__LANES || left < 32 ? 1 : left < 64 ? 2 : 4;
-        if (g->bj == 1 && w == NN__LANES && !far)
-            NN__ID(group_f32)(g, col, w, panels * NN__VECS, NULL);
+        if (g->bj == 1 && w == NN__LANES) NN__ID(group_f32)(g, col, w, panels * NN__VECS, NULL);
         else NN__ID(packed_f32)(g, col, w, panels * NN__VECS);
     }
 }

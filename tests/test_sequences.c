@@ -1096,6 +1096,37 @@ TEST(two_biases_have_equal_gradients) {
     }
 }
 
+/* Lengths of what has no steps, ids to validate with that no table has: said before training. */
+TEST(lengths_and_ids_are_checked_first) {
+    static const int32_t length[1] = { 1 }, ids[2][7] = { { 1 }, { 99 } };
+    static number x[MOST];
+    static float target[MOST], y[MOST];
+    nn_opts o = some_options(1);
+    nn_fit_opts f;
+    nn_model m;
+
+    if (built(&m, "input x - shape=4; dense d x units=2", &o)) {
+        CHECK_EQ_INT(nn_set_lengths(&m, length), 0);
+        CHECK_EQ_INT(nn_infer(&m, x, y, 1), NN_ERR_CALL);
+        CHECK_EQ_INT(nn_set_lengths(&m, NULL), 0);
+        CHECK_EQ_INT(nn_infer(&m, x, y, 1), 0);
+        nn_free(&m);
+    }
+    CHECK_EQ_INT(nn_build_text(&m, "input x - shape=7,5; rnn r x units=2 no_bias=1 one_bias=1", &o),
+                 NN_ERR_ROW);
+    if (built(&m, "input x - shape=7 type=i32; embedding e x vocab=9 units=3; gru l e units=2",
+              &o)) {
+        memset(&f, 0, sizeof f);
+        f.x = ids[0];
+        f.x_val = ids[1];
+        f.y = f.y_val = target;
+        f.n = f.n_val = f.quiet = 1;
+        CHECK_EQ_INT(nn_fit(&m, &f), NN_ERR_LABEL);
+        CHECK_EQ_INT((int)m.step, 0);
+        nn_free(&m);
+    }
+}
+
 /* A clone has states of its own, and they begin with zeros. */
 TEST(clones_have_their_own_states) {
     static number x[MOST];
@@ -1225,6 +1256,7 @@ int main(int argc, char **argv) {
     RUN(wrong_lengths_are_refused);
     RUN(wrong_ids_are_refused);
     RUN(two_biases_have_equal_gradients);
+    RUN(lengths_and_ids_are_checked_first);
     RUN(clones_have_their_own_states);
     RUN(dropout_between_layers);
     RUN(dropout_masks_gradients_too);
