@@ -72,16 +72,21 @@
                                                                             bias [out]
      NN_CONV2D          conv     units act slope kernel stride dilation     weight [out,in/g,kh,kw]
                                  pad groups no_bias                         bias [out]
+     NN_CONV1D          conv     the same                               weight [out,in/g,k]
+                                                                            bias [out]
      NN_MAXPOOL2D       pool     kernel stride pad
+     NN_MAXPOOL1D       pool     the same
      NN_AVGPOOL2D       avgpool  kernel stride pad count_pad
+     NN_AVGPOOL1D       avgpool  the same
      NN_GLOBALAVGPOOL   gap
+     NN_GLOBALMAXPOOL   gmp
      NN_BATCHNORM       norm     eps momentum biased act slope              weight bias running_mean
                                                                             running_var, all [C]
      NN_DROPOUT         dropout  rate
      NN_FLATTEN         flatten  order
      NN_ADD             add      act slope   (with names the other operands)
      NN_ACTIVATION      act      act slope
-     NN_EMBEDDING       embedding  vocab units pad_id mask             weight [vocab,units]
+     NN_EMBEDDING       embedding  vocab units pad_id mask sparse      weight [vocab,units]
      NN_LSTM            lstm     units layers bidirectional last rate  weight_ih_l0 [4 units,in]
                                  no_bias one_bias                      weight_hh_l0 [4 units,units]
                                                                        bias_ih_l0 bias_hh_l0
@@ -97,7 +102,10 @@
      pools       the same size rule; padding never wins a maximum; an average divides by the
                  elements inside the image, or by kh * kw with count_pad. Pads must be smaller than
                  the kernel
-     gap         mean over H and W, or over the steps of a sequence that count (0 if none): [C]
+     1d          conv1d and the pools so called act along the steps of [T,C], with one element of
+                 kernel, stride and dilation, and two of pad: as 2d on [1,T,C]
+     gap, gmp    mean and maximum over H and W, or over the steps of a sequence that count (0 if
+                 none): [C]
      batchnorm   over the last dimension. While its row trains: batch mean and biased batch
                  variance, and the running statistics move once an update; frozen or in
                  inference: the running statistics. Shared rows share the statistics too
@@ -219,7 +227,8 @@
    always stand at offset 37, set to '0'. A file with any nn. key must have it; one without is a
    plain state dict, for nn_load_params. Tensors are ordered by falling alignment of their size (up
    to 64 bytes), then as the rows are, so that a tensor of 64 n bytes starts at a multiple of 64
-   without padding. Names and layouts are PyTorch's. nn.kind is model or train; a train file adds
+   without padding. Names and layouts are PyTorch's. aux.NAME are bytes of the application's, U8 of
+   one dimension, last among those of an alignment. nn.kind is model or train; a train file adds
    nn.train and opt.mom/NAME, opt.m/NAME, opt.v/NAME. nn.req lists features a reader must know;
    this one knows none.
 
@@ -374,31 +383,37 @@ typedef struct nn_layer {
     float mean[4];     /* input: by channel; 0: none. Needs at most 4 channels */
     float std[4];      /* input: by channel; 0: 1 */
 
-    int32_t units;     /* dense: outputs; conv2d: output channels; embedding: elements of a
+    int32_t units;     /* dense: outputs; convolution: output channels; embedding: elements of a
                           vector; lstm, gru, rnn: elements of the state. Required */
     int32_t act;       /* activation after the row: NN_LINEAR (0), NN_RELU, ...; rnn: inside,
                           NN_TANH (also 0) or NN_RELU */
     float slope;       /* NN_LEAKY_RELU's slope for x <= 0; 0: 0.01 */
-    int32_t kernel[2]; /* height, width; a zero width: the height. Required for conv2d and pools */
-    int32_t stride[2]; /* 0: 1 for conv2d, the kernel's size for pools; a zero second one: the
+    int32_t kernel[2]; /* height, width; a zero width: the height; 1d: one size. Required for
+                          convolutions and pools */
+    int32_t stride[2]; /* 0: 1 for convolutions, the kernel's size for pools; a zero second one: the
                           first */
     int32_t dilation[2]; /* 0: 1; a zero second one: the first */
-    int32_t pad[4];      /* top, left, bottom, right; 0: none */
-    int32_t groups;      /* conv2d: 0: 1. groups == input channels is a depthwise convolution */
-    int32_t no_bias;     /* dense, conv2d, lstm, gru, rnn: 1: no bias */
+    int32_t pad[4];      /* top, left, bottom, right; 1d: before, behind; 0: none */
+    int32_t groups;      /* convolutions: 0: 1. groups == input channels is a depthwise one */
+    int32_t no_bias;     /* dense, convolutions, lstm, gru, rnn: 1: no bias */
     float eps;           /* batchnorm: added to the variance; 0: 1e-5 */
     float momentum;      /* batchnorm: weight of the new batch in the running statistics, as
                             PyTorch's (Keras' 0.99 is 0.01 here); 0: 0.1 */
     int32_t biased;      /* batchnorm: running variance from 0: n - 1 (PyTorch), 1: n (Keras) */
     float rate;          /* probability of dropping, 0 < rate < 1. dropout: required; lstm, gru,
                             rnn: between layers, 0: none */
-    int32_t count_pad;   /* avgpool2d: 1: padding counts in the mean (PyTorch's default); 0: it
+    int32_t count_pad;   /* avgpool: 1: padding counts in the mean (PyTorch's default); 0: it
                             does not */
     int32_t vocab;       /* embedding: rows of the table: ids are 0 to vocab - 1. Required */
     int32_t pad_id;      /* embedding: NN_ID(id): the vector of this id gets no gradient, as
                             PyTorch's padding_idx; 0: none */
     int32_t mask;        /* embedding: 1: lstm, gru and rnn skip the steps that hold pad_id, as
                             Keras' mask_zero */
+    int32_t sparse;      /* embedding: 1: the gradient is kept for the ids of a batch only, and an
+                            update changes only their vectors: the same under SGD, and for Adam what
+                            PyTorch's SparseAdam does (with NN_EPS_KERAS). Not with momentum, weight
+                            decay, share or a hook; gradients of opts.batch samples can be summed
+                            before nn_zero_grad. 0: all vectors, as PyTorch does by default */
     int32_t layers;      /* lstm, gru, rnn: stacked ones; 0: 1 */
     int32_t bidirectional; /* lstm, gru, rnn: 1: a second one from the last step to the first; the
                             outputs are forward's, then backward's */
@@ -420,6 +435,14 @@ typedef int nn_grad_hook(void *user, float *grad, uint32_t count);
 
 /* Receives what nn_save and nn_print write, piece by piece. Returns 0, or non-zero to stop. */
 typedef int nn_write_fn(void *user, const void *bytes, size_t size);
+
+/* Bytes of the application's own (a vocabulary, names of classes) that travel in a model's file, as
+   the U8 tensor aux.NAME. */
+typedef struct nn_aux {
+    const char *name; /* [A-Za-z0-9._/-], at most 127 bytes; NULL ends a list */
+    const void *bytes;
+    size_t size; /* 1 to 2^31 - 1 */
+} nn_aux;
 
 /* Options of nn_build and nn_load. Zero-initialise; every zero is a sensible default. */
 typedef struct nn_opts {
@@ -463,6 +486,9 @@ typedef struct nn_opts {
     const void *weights; /* nn_build: all tensors as native floats in row order and PyTorch's
                             layouts, aligned to 4; NULL: initial values from the seed */
     size_t weights_size; /* its bytes, checked */
+    const nn_aux *aux;   /* what nn_save stores besides, a list; outlives the model. NULL: nothing;
+                            for nn_load: what the file holds, which then lies in the block (with
+                            in_place: in the file), see nn_get_aux */
     nn_grad_hook *hook;  /* NULL: none */
     void *hook_user;
     char *why;           /* error sentences are written here, ended by a zero byte; NULL: none.
@@ -565,6 +591,26 @@ struct nn_model {
     } run;
 };
 
+/* A plan as constant data, which tools/nntool.py c writes: what nn_build would find out, so that
+   firmware links neither planner nor loader and knows its memory as a constant. The fields are
+   nn_model's; no tables lie in the block. tensor is not const where gradients are kept. */
+typedef struct nn_plan {
+    const nn_layer *rows;
+    const nn_row *row;
+    const uint16_t *input;
+    const nn_tensor *tensor;
+    const nn_cmd *cmd;
+    const void *weights;       /* used in place, as nn_opts.weights */
+    void (*init)(nn_model *m); /* nn_plan_init where something trains or is copied; NULL: nothing */
+    nn_opts opts;              /* without pointers but train */
+    uint32_t memory;           /* bytes of the block */
+    uint32_t row_count, input_count, tensor_count;
+    uint32_t infer_count, forward_count, backward_count, update_count;
+    uint32_t grad_offset, grad_count, state_offset, state_count, moves_end;
+    uint32_t loss_offset, carry_offset;
+    int32_t carry_size, micro, tight, in_size, out_size;
+} nn_plan;
+
 /* What nn_fit does; zero-initialise. */
 typedef struct nn_fit_opts {
     const void *x;        /* [n] samples of the input row's type and shape (of row from's output,
@@ -627,6 +673,12 @@ NNDEF int nn_load_params(nn_model *m, const void *image, size_t size, int allow_
    o as for nn_build, without weights. A clone of a clone shares with the first model only. */
 NNDEF int nn_clone(nn_model *m, const nn_model *src, const nn_opts *o);
 
+/* A model from a constant plan: the same results as from its rows. memory has p->memory bytes or
+   more, aligned to NN_ALIGNMENT, and like *p outlives the model. m->opts.why may be set afterwards.
+   NN_ERR_MEMORY, NN_ERR_ALIGN or NN_ERR_CALL (a NULL). */
+NNDEF int nn_open(nn_model *m, const nn_plan *p, void *memory, size_t size);
+NNDEF void nn_plan_init(nn_model *m); /* for nn_plan.init: values of what is not used in place */
+
 /* Frees what nn_build or nn_load allocated and zeroes *m. NULL and a zeroed model are fine. */
 NNDEF void nn_free(nn_model *m);
 
@@ -681,8 +733,8 @@ NNDEF int nn_forward(nn_model *m, const void *x, const void *target, float *y, i
 NNDEF int nn_backward(nn_model *m, const float *dy, float *dx);
 NNDEF int nn_update(nn_model *m);
 NNDEF int nn_zero_grad(nn_model *m);
-NNDEF float *nn_flat_grad(nn_model *m, uint32_t *count); /* NULL with fuse_update or nothing to
-                                                            train */
+NNDEF float *nn_flat_grad(nn_model *m, uint32_t *count); /* NULL with fuse_update, nothing to train,
+                                                            or a sparse embedding that trains */
 #endif
 
 /* Piecewise execution for watchdogs and schedulers: begin, then nn_run_some until it returns 0. It
@@ -705,6 +757,9 @@ NNDEF int nn_fit(nn_model *m, const nn_fit_opts *f);
 NNDEF int nn_get(const nn_model *m, const char *name, float *out, size_t count);
 NNDEF int nn_set(nn_model *m, const char *name, const float *values, size_t count);
 NNDEF int nn_get_grad(const nn_model *m, const char *name, float *out, size_t count);
+
+/* The bytes of that name in opts.aux, and how many; NULL: there are none. */
+NNDEF const void *nn_get_aux(const nn_model *m, const char *name, size_t *size);
 
 /* The kernels that the model computes with: "plain", "fma" (gcc for Windows), "avx2", "avx512" or
    "neon"; NULL without a model. nn_build takes the fastest that this build has and this CPU runs;
@@ -761,7 +816,7 @@ NNDEF const char *nn_error_name(int error); /* "NN_ERR_ROW"; never NULL */
 /* Text as ids: what Keras' Tokenizer and pad_sequences do, to the number. Words are what stands
    between separators, numbered from 1 by falling frequency, then by first appearance; 0 is padding.
    A vocabulary is made once, with nn_words_begin, nn_words_add and nn_words_save, and is then a few
-   bytes that a model file or flash holds; nn_tokenizer_load uses them where they lie.
+   bytes for flash or for the model's file (opts.aux); nn_tokenizer_load uses them where they lie.
 
    Text is UTF-8 of any size. Bytes that are not UTF-8 stay in their words as they are. Lower case
    is Python's str.lower() for the letters of Latin-1, Latin Extended-A and Additional, Greek,
@@ -920,7 +975,11 @@ NN__OP(nn_op_dense)
 NN__OP(nn_op_conv2d)
 NN__OP(nn_op_maxpool2d)
 NN__OP(nn_op_avgpool2d)
+NN__OP(nn_op_conv1d)
+NN__OP(nn_op_maxpool1d)
+NN__OP(nn_op_avgpool1d)
 NN__OP(nn_op_globalavgpool)
+NN__OP(nn_op_globalmaxpool)
 NN__OP(nn_op_batchnorm)
 NN__OP(nn_op_dropout)
 NN__OP(nn_op_flatten)
@@ -935,7 +994,11 @@ NN__OP(nn_op_rnn)
 #define NN_CONV2D (&nn_op_conv2d)
 #define NN_MAXPOOL2D (&nn_op_maxpool2d)
 #define NN_AVGPOOL2D (&nn_op_avgpool2d)
+#define NN_CONV1D (&nn_op_conv1d)
+#define NN_MAXPOOL1D (&nn_op_maxpool1d)
+#define NN_AVGPOOL1D (&nn_op_avgpool1d)
 #define NN_GLOBALAVGPOOL (&nn_op_globalavgpool)
+#define NN_GLOBALMAXPOOL (&nn_op_globalmaxpool)
 #define NN_BATCHNORM (&nn_op_batchnorm)
 #define NN_DROPOUT (&nn_op_dropout)
 #define NN_FLATTEN (&nn_op_flatten)
@@ -1173,7 +1236,7 @@ static void nn__memset(void *to, int value, size_t n) {
 
 #define NN__LANES 16 /* of ordered sums along a vector; part of the meaning of results */
 #define NN__ROW_BYTES \
-    216              /* sizeof(nn_layer) with 64-bit pointers: rows in a block count as these */
+    224              /* sizeof(nn_layer) with 64-bit pointers: rows in a block count as these */
 #define NN__TEXT 192 /* bytes of a sentence, at most */
 #define NN__NAME_MAX 127
 #define NN__ROWS_MAX 9999
@@ -1294,7 +1357,7 @@ static void nn__put_name(nn__text *t, const nn_layer *rows, uint32_t i) {
         nn__puts(t, rows[i].name);
         return;
     }
-    for (j = 0; j < i; j++) count += rows[j].op == rows[i].op;
+    for (j = 0; j < i; j++) count += nn__same(rows[j].op->stem, rows[i].op->stem);
     nn__puts(t, rows[i].op->stem);
     nn__putd(t, count);
 }
@@ -1867,6 +1930,7 @@ enum { NN__INT, NN__SMALL, NN__FLAG, NN__REAL, NN__POSITIVE, NN__TYPE, NN__ORDER
     X(VOCAB, vocab, 1, NN__INT)                  \
     X(PAD_ID, pad_id, 1, NN__INT)                \
     X(MASK, mask, 1, NN__FLAG)                   \
+    X(SPARSE, sparse, 1, NN__FLAG)               \
     X(LAYERS, layers, 1, NN__SMALL)              \
     X(BIDIRECTIONAL, bidirectional, 1, NN__FLAG) \
     X(LAST, last, 1, NN__FLAG)                   \
@@ -1983,7 +2047,7 @@ enum {
     NN__ACT_ROLE,
     NN__EMBEDDING_ROLE,
     NN__RECURRENT_ROLE,
-    NN__MEAN_ROLE
+    NN__OVERALL_ROLE
 };
 
 static uint32_t nn__count_rows(const nn_layer *rows) {
@@ -1994,21 +2058,23 @@ static uint32_t nn__count_rows(const nn_layer *rows) {
 
 /* Index of the row named word[0..n) among the first count, or -1. */
 static int32_t nn__find_row(const nn_layer *rows, uint32_t count, const char *word, size_t n) {
-    const nn_op *tried = NULL;
+    const char *tried = "";
     uint32_t i, j;
     for (i = 0; i < count; i++)
         if (rows[i].name && nn__is(rows[i].name, word, n)) return (int32_t)i;
-    for (i = 0; i < count; i++) { /* stem and count: only the count-th row of an op can be it */
+    for (i = 0; i < count; i++) { /* stem and count: only the count-th row of a stem can be it */
         size_t stem = nn__strlen(rows[i].op->stem), at;
         int32_t number = 0;
-        if (rows[i].op == tried || n <= stem || !nn__is(rows[i].op->stem, word, stem)) continue;
-        tried = rows[i].op;
+        if (nn__same(rows[i].op->stem, tried) || n <= stem ||
+            !nn__is(rows[i].op->stem, word, stem))
+            continue;
+        tried = rows[i].op->stem;
         for (at = stem; at < n && word[at] >= '0' && word[at] <= '9' && number <= NN__ROWS_MAX;
              at++)
             number = number * 10 + (word[at] - '0');
         if (at < n || word[stem] == '0') continue;
         for (j = i; j < count; j++)
-            if (rows[j].op == tried && --number == 0) break;
+            if (nn__same(rows[j].op->stem, tried) && --number == 0) break;
         if (j < count && !rows[j].name) return (int32_t)j;
     }
     return -1;
@@ -2092,9 +2158,10 @@ static int32_t nn__find_tensor(const nn_model *m, const char *name, size_t n) {
    the store of the names. Hostile input: every byte is checked. Uses >>rows. */
 
 #ifndef NN_OPS
-#define NN_OPS                                                                                 \
-    NN_INPUT, NN_DENSE, NN_CONV2D, NN_MAXPOOL2D, NN_AVGPOOL2D, NN_GLOBALAVGPOOL, NN_BATCHNORM, \
-        NN_DROPOUT, NN_FLATTEN, NN_ADD, NN_ACTIVATION, NN_EMBEDDING, NN_LSTM, NN_GRU, NN_RNN
+#define NN_OPS                                                                                    \
+    NN_INPUT, NN_DENSE, NN_CONV2D, NN_CONV1D, NN_MAXPOOL2D, NN_MAXPOOL1D, NN_AVGPOOL2D,           \
+        NN_AVGPOOL1D, NN_GLOBALAVGPOOL, NN_GLOBALMAXPOOL, NN_BATCHNORM, NN_DROPOUT, NN_FLATTEN,   \
+        NN_ADD, NN_ACTIVATION, NN_EMBEDDING, NN_LSTM, NN_GRU, NN_RNN
 #endif
 
 static const nn_op *nn__find_op(const char *name) {
@@ -2480,7 +2547,7 @@ static uint32_t nn__place(const nn_tensor *t, int32_t groups, uint32_t i) {
     if (t->layout == NN__CANONICAL) return i;
     out = i / k;
     i %= k;
-    if (t->ndim == 4) area = (uint32_t)t->dim[2] * (uint32_t)t->dim[3];
+    if (t->ndim > 2) area = (uint32_t)t->dim[2] * (uint32_t)nn__or1(t->dim[3]);
     i = i % area * (k / area) + i / area;
     og = (uint32_t)t->dim[0] / (uint32_t)nn__or1(groups);
     p = out % og / NN__LANES;
@@ -2679,7 +2746,7 @@ static int nn__plan_mask(nn__planner *p, uint32_t i) {
     if (m->rows[m->input[r->input]].op->role == NN__INPUT_ROLE &&
         m->rows[m->input[r->input]].type == NN_I32 && role != NN__EMBEDDING_ROLE)
         return NN__FAIL(p->o, NN_ERR_ROW, "%R: reads ids, which only an embedding can", m->rows, i);
-    if (role == NN__CONV_ROLE || role == NN__POOL_ROLE || r->ndim != 2) return 0;
+    if (m->rows[i].kernel[0] || r->ndim != 2) return 0;
     if (role == NN__EMBEDDING_ROLE) r->masked = (uint16_t)(m->rows[i].mask ? 2 + i : 1);
     else if (in->ndim == 2 && in->dim[1] == r->dim[1]) r->masked = in->masked;
     return 0;
@@ -2743,6 +2810,66 @@ static int nn__plan_training(nn__planner *p) {
         if (p->o->input_grad) r->flags |= NN__GRAD;
         for (k = 0; k < r->inputs; k++)
             r->flags |= m->row[m->input[r->input + k]].flags & (NN__LIVE | NN__GRAD);
+    }
+    return 0;
+}
+
+/* The list of vectors that the gradient of a sparse embedding is, in words of the block: how many,
+   their ids, a table that finds them (0: empty, else number + 1), the vectors. Zeroed: an empty
+   list. */
+typedef struct nn__sparse {
+    int32_t *count, *id, *table;
+    float *vector;
+    uint32_t most, slots; /* slots is a power of two, the double of most or more */
+    int shift;
+} nn__sparse;
+
+/* Its places from at on; tokens: ids of the largest batch. Returns its words. */
+static int64_t nn__sparse_lay(nn__sparse *s, const nn_tensor *t, int64_t tokens, float *at) {
+    int64_t head;
+    NN_MEMSET(s, 0, sizeof *s);
+    s->most = (uint32_t)nn__min64(t->dim[0], tokens);
+    s->shift = 31;
+    for (s->slots = 2; s->slots < 2 * s->most; s->slots *= 2) s->shift--;
+    head = nn__round_up(1 + (int64_t)s->most + s->slots, NN__LANES);
+    if (at) {
+        s->count = (int32_t *)(void *)at;
+        s->id = s->count + 1;
+        s->table = s->id + s->most;
+        s->vector = at + head;
+    }
+    return head + nn__times(s->most, t->dim[1]);
+}
+
+static int64_t nn__tokens(const nn_model *m, const nn_tensor *t, const nn_opts *o) {
+    return nn__times(m->row[t->row].dim[1], nn__or1(o->batch));
+}
+
+static int nn__is_sparse(const nn_model *m, const nn_tensor *t) {
+    return m->rows[t->row].sparse && (t->flags & NN__IS_TRAINED);
+}
+
+/* Words of a tensor's gradient. */
+static int64_t nn__grad_size(const nn_model *m, const nn_tensor *t, const nn_opts *o) {
+    nn__sparse s;
+    if (!nn__is_sparse(m, t)) return t->count;
+    return nn__sparse_lay(&s, t, nn__tokens(m, t, o), NULL);
+}
+
+/* Nothing needs the whole gradient where it is sparse. */
+static int nn__plan_sparse(nn__planner *p) {
+    const nn_model *m = p->m;
+    const nn_opts *o = p->o;
+    uint32_t i;
+    for (i = 0; i < m->row_count; i++) {
+        const nn_layer *row = &m->rows[i];
+        const char *whole = o->hook                                     ? "opts.hook"
+                            : o->optimizer == NN_SGD && o->momentum != 0 ? "opts.momentum"
+                            : o->weight_decay != 0 && !row->no_decay    ? "opts.weight_decay"
+                            : m->row[i].flags & NN__SHARES              ? "share"
+                                                                        : NULL;
+        if (row->sparse && whole && (m->row[i].flags & NN__TRAINS))
+            return NN__FAIL(o, NN_ERR_OPTION, "%R: sparse does not go with %s", m->rows, i, whole);
     }
     return 0;
 }
@@ -2919,7 +3046,7 @@ static void nn__emit_backward_input(nn__planner *p, uint32_t i, uint32_t k, cons
         uint32_t t;
         for (t = r->tensor; t < (uint32_t)r->tensor + r->tensors; t++)
             if (m->tensor[t].flags & NN__IS_TRAINED && !(t == r->tensor && m->rows[i].op->fuses))
-                size += 4 * (int64_t)m->tensor[t].count;
+                size += 4 * nn__grad_size(m, &m->tensor[t], p->o);
         c->x2 = nn__new_buffer(p, size);
     }
     if (!(m->row[in].flags & NN__GRAD)) return;
@@ -3097,6 +3224,7 @@ static int nn__plan_space(nn__planner *p, uint32_t i, int64_t *at) {
  */
 static int64_t nn__plan_block(nn__planner *p, int64_t at) {
     nn_model *m = p->m;
+    int64_t size;
     uint32_t i, pass;
     int states = p->o->optimizer == NN_ADAM ? 2 : p->o->momentum != 0;
     for (pass = 0; pass < 2; pass++)
@@ -3113,8 +3241,9 @@ static int64_t nn__plan_block(nn__planner *p, int64_t at) {
     m->grad_count = m->state_count = 0;
     for (i = 0; i < m->tensor_count; i++) {
         if (m->tensor[i].alias != i || !(m->tensor[i].flags & NN__IS_TRAINED)) continue;
-        if (!p->o->fuse_update) m->tensor[i].grad = nn__put_floats(&at, m->tensor[i].count, 4);
-        m->grad_count += m->tensor[i].count;
+        size = nn__grad_size(m, &m->tensor[i], p->o);
+        if (!p->o->fuse_update) m->tensor[i].grad = nn__put_floats(&at, size, 4);
+        m->grad_count += (uint32_t)size;
     }
     m->state_offset = nn__put_floats(&at, 0, NN_ALIGNMENT);
     for (i = 0; states && i < m->tensor_count; i++) {
@@ -3260,9 +3389,9 @@ static int64_t nn__tables_size(const nn_model *m, uint32_t cmds) {
     return nn__lay_tables(&copy, NULL, cmds, NULL);
 }
 
-/* Plans into the workspace that p's tables lie in. text_bytes stand before the tables in the block.
-   Returns the bytes of the block, or an error. */
-static int64_t nn__plan_all(nn__planner *p, nn_opts *o, int64_t text_bytes) {
+/* Plans into the workspace that p's tables lie in; front bytes stand before the tables in the
+   block. Returns the bytes of the block, or an error. */
+static int64_t nn__plan_all(nn__planner *p, nn_opts *o, int64_t front) {
     nn_model *m = p->m;
     int64_t total, least;
     int err = nn__plan_options(o);
@@ -3270,6 +3399,7 @@ static int64_t nn__plan_all(nn__planner *p, nn_opts *o, int64_t text_bytes) {
     if (!err) err = nn__plan_names(p);
     if (!err) err = nn__plan_shapes(p);
     if (!err) err = nn__plan_training(p);
+    if (!err) err = nn__plan_sparse(p);
     if (!err) err = nn__plan_fusion(p);
     if (!err) err = nn__plan_output(p);
     if (err) return err;
@@ -3277,7 +3407,7 @@ static int64_t nn__plan_all(nn__planner *p, nn_opts *o, int64_t text_bytes) {
     m->tight = 0;
     for (;;) {
         nn__plan_lists(p);
-        total = nn__plan_block(p, text_bytes + nn__tables_size(m, p->cmds));
+        total = nn__plan_block(p, front + nn__tables_size(m, p->cmds));
         if (total < 0 || !o->budget || total <= o->budget) break;
         least = total;
         if (m->micro == 1 && !m->tight) {
@@ -3342,6 +3472,7 @@ typedef struct nn__source {
     const char *text;
     size_t text_size;
     int32_t text_rows;
+    int64_t aux_bytes; /* behind the text in the block, see nn__take_aux */
     const nn_model *src;
     int file; /* the values come from a file */
     /* nn__parse_rows for a text: through here, so that rows alone link no parser */
@@ -3367,7 +3498,7 @@ static int nn__take_block(nn_model *m, const nn_opts *o, int64_t total) {
 }
 
 /* Moves rows and tables from the workspace to the block. */
-static int nn__settle(nn_model *m, const nn_opts *o, const nn__source *s, int64_t text_bytes,
+static int nn__settle(nn_model *m, const nn_opts *o, const nn__source *s, int64_t front,
                       int64_t total, uint32_t cmds) {
     nn_model plan = *m;
     int err = nn__take_block(m, o, total);
@@ -3377,7 +3508,7 @@ static int nn__settle(nn_model *m, const nn_opts *o, const nn__source *s, int64_
         if (err) return err;
         m->rows = (const nn_layer *)(const void *)m->block;
     }
-    nn__lay_tables(m, NULL, cmds, m->block + text_bytes);
+    nn__lay_tables(m, NULL, cmds, m->block + front);
     NN_MEMCPY(m->row, plan.row, plan.row_count * sizeof(nn_row));
     NN_MEMCPY(m->input, plan.input, plan.input_count * sizeof(uint16_t));
     NN_MEMCPY(m->tensor, plan.tensor, plan.tensor_count * sizeof(nn_tensor));
@@ -3405,11 +3536,19 @@ static unsigned char *nn__take_workspace(const nn_opts *o, int64_t bytes, void *
 
 /* Checks of the arguments that need no rows. */
 static int nn__check_source(const nn__source *s, const nn_opts *o) {
+    int i, k;
     if (!s->text && !s->rows) return NN__FAIL(o, NN_ERR_ROW, "rows is NULL");
     if (nn__misaligned(o->memory, NN_ALIGNMENT))
         return NN__FAIL(o, NN_ERR_ALIGN, "memory is not aligned to %d bytes", NN_ALIGNMENT);
     if (nn__misaligned(o->weights, 4))
         return NN__FAIL(o, NN_ERR_ALIGN, "weights is not aligned to 4 bytes");
+    for (i = 0; o->aux && o->aux[i].name; i++) {
+        const nn_aux *a = &o->aux[i];
+        for (k = 0; k < i && !nn__same(a->name, o->aux[k].name); k++) {}
+        if (k < i || !nn__name_is_valid(a->name) || !a->bytes || !a->size || a->size > INT32_MAX)
+            return NN__FAIL(o, NN_ERR_OPTION,
+                            "aux: number %d has no valid name, no bytes, or another's name", i);
+    }
     if (nn__float_is_broken())
         return NN__FAIL(o, NN_ERR_FLOAT,
                         "this program reorders arithmetic (-ffast-math or a part of it?)");
@@ -3417,11 +3556,12 @@ static int nn__check_source(const nn__source *s, const nn_opts *o) {
 }
 
 /* Plans m->rows in a workspace, then lays the block out if build. text_bytes of the block hold rows
-   that came as text. Returns the bytes of the block, or an error. */
+   that came as text, in front of what came with them. Returns the bytes of the block, or an
+   error. */
 static int64_t nn__plan_rows(nn__planner *p, const nn__source *s, nn_opts *o, int64_t text_bytes,
                              int build) {
     nn_model *m = p->m;
-    int64_t total, work;
+    int64_t total, work, front = text_bytes + s->aux_bytes;
     unsigned char *workspace;
     void *owned;
     int err;
@@ -3436,13 +3576,13 @@ static int64_t nn__plan_rows(nn__planner *p, const nn__source *s, nn_opts *o, in
     if (!workspace) return NN_ERR_MEMORY;
     NN_MEMSET(workspace, 0, (size_t)work);
     nn__lay_tables(m, p, p->cmd_max, workspace);
-    total = nn__plan_all(p, o, text_bytes);
+    total = nn__plan_all(p, o, front);
     if (total > 0 && NN__PLANS_IN_BLOCK) {
-        int64_t both = text_bytes + nn__tables_size(m, p->cmds) + text_bytes + work;
+        int64_t both = front + nn__tables_size(m, p->cmds) + text_bytes + work;
         if (total < both) total = both;
     }
     if (total > 0 && build) {
-        err = nn__settle(m, o, s, text_bytes, total, p->cmds);
+        err = nn__settle(m, o, s, front, total, p->cmds);
         if (err) total = err;
     }
     NN_FREE(owned);
@@ -3519,6 +3659,13 @@ NN__INLINE const nn_row *nn__in(const nn_model *m, const nn_cmd *c) {
     return &m->row[m->input[m->row[c->row].input]];
 }
 
+/* The sparse gradient that begins at at. */
+static nn__sparse nn__sparse_at(const nn_model *m, const nn_tensor *t, float *at) {
+    nn__sparse s;
+    (void)nn__sparse_lay(&s, t, nn__tokens(m, t, &m->opts), at);
+    return s;
+}
+
 NN__INLINE size_t nn__samples(const nn_model *m) { return (size_t)m->run.n; }
 
 /* The activation that a row applies to its own output, unless it is left to somebody else. */
@@ -3548,9 +3695,29 @@ static int nn__take_stale(const nn_model *m, const nn_tensor *t) {
     return stale;
 }
 
+/* A gradient of zeros at at; the vectors of a sparse one become zero when they are entered. */
+static void nn__clear_grad(const nn_model *m, const nn_tensor *t, float *at) {
+    size_t words = t->count;
+    if (nn__is_sparse(m, t)) words = (size_t)(nn__sparse_at(m, t, at).vector - at);
+    NN_MEMSET(at, 0, 4 * words);
+}
+
+/* The vector of id in a sparse gradient, entered if it is new. */
+static float *nn__sparse_vector(const nn__sparse *s, int32_t id, size_t units) {
+    uint32_t slot = (uint32_t)id * 0x9e3779b1u >> s->shift;
+    float *v;
+    while (s->table[slot] && s->id[s->table[slot] - 1] != id) slot = (slot + 1) & (s->slots - 1);
+    if (s->table[slot]) return s->vector + (size_t)(s->table[slot] - 1) * units;
+    v = s->vector + (size_t)*s->count * units;
+    s->id[*s->count] = id;
+    s->table[slot] = ++*s->count;
+    NN_MEMSET(v, 0, 4 * units);
+    return v;
+}
+
 /* Makes zero what only counts as zero. */
 static void nn__settle_one(const nn_model *m, const nn_tensor *t) {
-    if (nn__take_stale(m, t)) NN_MEMSET(nn__floats(m, t->grad), 0, 4 * (size_t)t->count);
+    if (nn__take_stale(m, t)) nn__clear_grad(m, t, nn__floats(m, t->grad));
 }
 
 static void nn__settle_grad(const nn_model *m) {
@@ -3573,8 +3740,9 @@ static float *nn__grad(const nn_model *m, const nn_cmd *c, int k) {
     return nn__floats(m, at);
 }
 
-static void nn__update_tensor(nn_model *m, const nn_tensor *t, uint32_t first, uint32_t count,
-                              const float *g);
+static void nn__update_part(nn_model *m, const nn_tensor *t, const nn__step *s, uint32_t first,
+                            uint32_t count, const float *g);
+static nn__step nn__step_of(const nn_model *m, uint32_t i);
 #endif
 
 /* A product of a row: one sample, nothing set. */
@@ -3717,6 +3885,28 @@ static void nn__pack_transposed(const nn_model *m, const nn_tensor *w, float *to
 }
 #endif
 
+/* Kernel, stride, dilation and pads of a windowed row, by axis. A sequence [T,C] is [1,T,C] here:
+   its only axis is the second. */
+typedef struct nn__frame {
+    int32_t kernel[2], stride[2], dilation[2], before[2], after[2];
+} nn__frame;
+
+static nn__frame nn__frame_of(const nn_layer *row, int ndim) {
+    nn__frame f;
+    int along = ndim == 2, axis;
+    for (axis = 0; axis < 2; axis++) {
+        int at = along ? 0 : axis, none = along && !axis;
+        f.kernel[axis] = none ? 1 : nn__pair(row->kernel, at, 1);
+        f.stride[axis] = none ? 1
+                              : nn__pair(row->stride, at,
+                                         row->op->role == NN__CONV_ROLE ? 1 : f.kernel[axis]);
+        f.dilation[axis] = none ? 1 : nn__pair(row->dilation, at, 1);
+        f.before[axis] = none ? 0 : row->pad[at];
+        f.after[axis] = none ? 0 : row->pad[along ? 1 : at + 2];
+    }
+    return f;
+}
+
 /* Output shape of a channels-last row. */
 static void nn__set_shape(nn_row *r, int32_t h, int32_t w, int32_t c) {
     r->dim[0] = h;
@@ -3725,16 +3915,20 @@ static void nn__set_shape(nn_row *r, int32_t h, int32_t w, int32_t c) {
     r->ndim = 3;
 }
 
-/* The descriptor of an op, from its block's functions. */
+/* The descriptor of an op, from its block's functions (as: those of this name). */
 #define NN__F(field) (1u << NN__AT_##field)
 /* clang-format off */
-#define NN__DEFINE_OP(id, stem, suffixes, inputs_min, inputs_max, running, role, fuses, shape,    \
-                      plan, update, fields)                                                       \
+#define NN__DEFINE_OP_AS(id, as, stem, suffixes, inputs_min, inputs_max, running, role, fuses,    \
+                         shape, plan, update, fields)                                             \
     NN__CONSTANT_BEGIN const nn_op nn_op_##id = {                                                 \
         #id, stem, suffixes, fields, inputs_min, inputs_max, running, role, fuses,                \
-        shape, plan, nn__##id##_forward, NN__TRAIN_ONLY(nn__##id##_backward), update              \
+        shape, plan, nn__##as##_forward, NN__TRAIN_ONLY(nn__##as##_backward), update              \
     };                                                                                            \
     NN__CONSTANT_END
+#define NN__DEFINE_OP(id, stem, suffixes, inputs_min, inputs_max, running, role, fuses, shape,    \
+                      plan, update, fields)                                                       \
+    NN__DEFINE_OP_AS(id, id, stem, suffixes, inputs_min, inputs_max, running, role, fuses,        \
+                     shape, plan, update, fields)
 /* clang-format on */
 
 /* ---- input: y = (x * scale - mean) / std, uint8 to float, channels first to last ---- */
@@ -3952,6 +4146,7 @@ static void nn__dense_fused_update(nn_model *m, const nn_cmd *c, int32_t rows) {
     enum { TILE = NN__ROOM > 1 ? NN__ROOM : 4 * NN__LANES };
     const nn_tensor *w = nn__tensor(m, c, 0);
     int32_t in = w->dim[1], out = w->dim[0], k, j, kn, jn;
+    nn__step s = nn__step_of(m, w->row);
     NN__ALIGNED float tile[TILE];
     if (w->layout == NN__PANELS) {
         for (j = 0; j < out; j += NN__LANES)
@@ -3959,14 +4154,14 @@ static void nn__dense_fused_update(nn_model *m, const nn_cmd *c, int32_t rows) {
                 jn = nn__min(NN__LANES, out - j);
                 kn = nn__min(TILE / NN__LANES, in - k);
                 nn__dense_weight_grad(m, c, rows, k, kn, j, jn, 0, tile);
-                nn__update_tensor(m, w, (uint32_t)(j * in + k * jn), (uint32_t)(kn * jn), tile);
+                nn__update_part(m, w, &s, (uint32_t)(j * in + k * jn), (uint32_t)(kn * jn), tile);
             }
     } else {
         for (k = 0; k < out; k++)
             for (j = 0; j < in; j += TILE) {
                 jn = nn__min(TILE, in - j);
                 nn__dense_weight_grad(m, c, rows, k, 1, j, jn, 0, tile);
-                nn__update_tensor(m, w, (uint32_t)(k * in + j), (uint32_t)jn, tile);
+                nn__update_part(m, w, &s, (uint32_t)(k * in + j), (uint32_t)jn, tile);
             }
     }
 }
@@ -4042,14 +4237,15 @@ static void nn__valid_taps(int32_t in, int32_t kernel, int32_t dilation, int32_t
 static nn__conv nn__conv_of(const nn_model *m, uint32_t i) {
     const nn_layer *row = &m->rows[i];
     const nn_row *in = &m->row[m->input[m->row[i].input]];
+    nn__frame f = nn__frame_of(row, in->ndim);
     int32_t unused;
     nn__conv v;
     NN_MEMSET(&v, 0, sizeof v);
     v.h = in->dim[0], v.w = in->dim[1], v.ci = in->dim[2];
-    v.kh = nn__pair(row->kernel, 0, 1), v.kw = nn__pair(row->kernel, 1, 1);
-    v.sh = nn__pair(row->stride, 0, 1), v.sw = nn__pair(row->stride, 1, 1);
-    v.dh = nn__pair(row->dilation, 0, 1), v.dw = nn__pair(row->dilation, 1, 1);
-    v.top = row->pad[0], v.left = row->pad[1];
+    v.kh = f.kernel[0], v.kw = f.kernel[1];
+    v.sh = f.stride[0], v.sw = f.stride[1];
+    v.dh = f.dilation[0], v.dw = f.dilation[1];
+    v.top = f.before[0], v.left = f.before[1];
     v.oh = m->row[i].dim[0], v.ow = m->row[i].dim[1], v.co = m->row[i].dim[2];
     v.groups = nn__or1(row->groups);
     v.gi = v.ci / v.groups, v.go = v.co / v.groups;
@@ -4063,59 +4259,62 @@ static nn__conv nn__conv_of(const nn_model *m, uint32_t i) {
     v.py = v.oh, v.px = v.ow;
     v.pooled = m->row[i].fused != i;
     if (v.pooled) {
-        const nn_layer *pool = &m->rows[m->row[i].fused];
-        v.ph = nn__pair(pool->kernel, 0, 1), v.pw = nn__pair(pool->kernel, 1, 1);
-        v.psh = nn__pair(pool->stride, 0, v.ph), v.psw = nn__pair(pool->stride, 1, v.pw);
+        f = nn__frame_of(&m->rows[m->row[i].fused], in->ndim);
+        v.ph = f.kernel[0], v.pw = f.kernel[1];
+        v.psh = f.stride[0], v.psw = f.stride[1];
         v.py = m->row[m->row[i].fused].dim[0], v.px = m->row[m->row[i].fused].dim[1];
     }
     v.gw = (v.px - 1) * v.psw + v.pw;
     return v;
 }
 
-static int nn__window_fail(nn_shape *s) {
-    const nn_layer *row = s->row;
-    int32_t kh = row->kernel[0], kw = nn__pair(row->kernel, 1, 1);
-    int32_t dh = nn__pair(row->dilation, 0, 1), dw = nn__pair(row->dilation, 1, 1);
-    if (dh == 1 && dw == 1)
+static int nn__window_fail(nn_shape *s, const nn__frame *f) {
+    int32_t kh = f->kernel[0], kw = f->kernel[1];
+    if (f->dilation[0] == 1 && f->dilation[1] == 1)
         return NN__ROW_FAIL(s, "kernel %dx%d larger than input %S", (int)kh, (int)kw, s->in[0]);
     return NN__ROW_FAIL(s, "kernel %dx%d spans %Dx%D, larger than input %S", (int)kh, (int)kw,
-                        (int64_t)dh * (kh - 1) + 1, (int64_t)dw * (kw - 1) + 1, s->in[0]);
+                        (int64_t)f->dilation[0] * (kh - 1) + 1,
+                        (int64_t)f->dilation[1] * (kw - 1) + 1, s->in[0]);
 }
 
-/* Kernel, stride, dilation and pads of a windowed row against its input. */
-static int nn__window_shape(nn_shape *s, int32_t channels) {
+/* A windowed row of ndim 3 (images) or 2 (sequences) against its input. */
+static int nn__window_shape(nn_shape *s, int ndim, int32_t channels) {
     const nn_layer *row = s->row;
-    int pool = s->row->op->role != NN__CONV_ROLE, k;
+    nn__frame f = nn__frame_of(row, ndim);
+    int pool = row->op->role != NN__CONV_ROLE, k;
     int32_t size[2];
-    if (s->in[0]->ndim != 3) return nn_row_error(s, "needs an image [H,W,C] as input");
+    if (s->in[0]->ndim != ndim)
+        return nn_row_error(s, ndim == 3 ? "needs an image [H,W,C] as input"
+                                         : "needs a sequence [T,C] as input");
     if (row->kernel[0] < 1) return nn_row_error(s, "kernel is missing");
+    if (ndim == 2 && (row->kernel[1] || row->stride[1] || row->dilation[1] || row->pad[2] ||
+                      row->pad[3]))
+        return nn_row_error(s, "kernel, stride and dilation have one element, pad has two");
+    if (row->stride[0] == 0 && row->stride[1] != 0)
+        return nn_row_error(s, "stride has a second element but no first");
+    if (row->dilation[0] == 0 && row->dilation[1] != 0)
+        return nn_row_error(s, "dilation has a second element but no first");
     for (k = 0; k < 2; k++) {
-        int32_t in = s->in[0]->dim[k], kernel = nn__pair(row->kernel, k, 1);
-        int32_t dilation = nn__pair(row->dilation, k, 1);
-        int32_t stride = nn__pair(row->stride, k, pool ? kernel : 1);
-        if (row->stride[0] == 0 && row->stride[1] != 0)
-            return nn_row_error(s, "stride has a second element but no first");
-        if (row->dilation[0] == 0 && row->dilation[1] != 0)
-            return nn_row_error(s, "dilation has a second element but no first");
-        size[k] =
-            nn__out_size(in, (int64_t)row->pad[k] + row->pad[k + 2], kernel, stride, dilation);
-        if (pool && (row->pad[k] >= kernel || row->pad[k + 2] >= kernel))
+        size[k] = nn__out_size(s->in[0]->dim[k], (int64_t)f.before[k] + f.after[k], f.kernel[k],
+                               f.stride[k], f.dilation[k]);
+        if (pool && (f.before[k] >= f.kernel[k] || f.after[k] >= f.kernel[k]))
             return NN__ROW_FAIL(s, "padding %d and %d must be smaller than the kernel's %d",
-                                (int)row->pad[k], (int)row->pad[k + 2], (int)kernel);
-        if (pool && (int64_t)row->kernel[0] * nn__pair(row->kernel, 1, 1) > 1 << 24)
+                                (int)f.before[k], (int)f.after[k], (int)f.kernel[k]);
+        if (pool && (int64_t)f.kernel[0] * f.kernel[1] > 1 << 24)
             return nn_row_error(s, "the window has more than 2^24 elements");
-        if (size[k] < 1) return nn__window_fail(s);
+        if (size[k] < 1) return nn__window_fail(s, &f);
     }
     nn__set_shape(s->out, size[0], size[1], channels);
+    s->out->ndim = (uint8_t)ndim;
     return 0;
 }
 
-static int nn__conv2d_shape(nn_shape *s) {
+static int nn__conv_shape(nn_shape *s, int ndim) {
     const nn_layer *row = s->row;
     int32_t groups = nn__or1(row->groups), in = s->in[0]->dim[2];
     int err;
     if (row->units < 1) return nn_row_error(s, "units is missing");
-    err = nn__window_shape(s, row->units);
+    err = nn__window_shape(s, ndim, row->units);
     if (err) return err;
     if (in % groups || row->units % groups)
         return NN__ROW_FAIL(s, "%d input and %d output channels do not divide into %d groups",
@@ -4125,11 +4324,16 @@ static int nn__conv2d_shape(nn_shape *s) {
     s->dim[0][1] = in / groups;
     s->dim[0][2] = row->kernel[0];
     s->dim[0][3] = nn__pair(row->kernel, 1, 1);
-    s->tensor_ndim[0] = 4;
+    if (ndim == 2) s->dim[0][3] = 0;
+    s->tensor_ndim[0] = (uint8_t)(ndim + 1);
     s->tensor_ndim[1] = 1;
     s->panels[0] = 1;
     return 0;
 }
+
+static int nn__conv2d_shape(nn_shape *s) { return nn__conv_shape(s, 3); }
+
+static int nn__conv1d_shape(nn_shape *s) { return nn__conv_shape(s, 2); }
 
 /* Bits that number the elements of a pooling window. */
 static int nn__index_bits(int32_t elements) {
@@ -4156,7 +4360,7 @@ static int64_t nn__index_bytes(int32_t window, int64_t elements) {
     return (elements * nn__index_bits(window) + 7) / 8;
 }
 
-static void nn__conv2d_plan(const nn_model *m, uint32_t row, nn_need *need) {
+static void nn__conv_plan(const nn_model *m, uint32_t row, nn_need *need) {
     const nn_row *r = &m->row[row];
     nn__conv v = nn__conv_of(m, row);
     if (r->flags & NN__TRAINS) need->flags |= NN_NEED_X;
@@ -4308,7 +4512,7 @@ static void nn__depthwise_weights(const nn__conv *v, const float *w, int32_t c0,
         for (k = 0; k < v->k; k++) room[k * NN__DEPTH + j] = w[(ptrdiff_t)(c0 + j) * v->k + k];
 }
 
-static void nn__conv2d_forward(nn_model *m, const nn_cmd *c) {
+static void nn__conv_forward(nn_model *m, const nn_cmd *c) {
     nn__conv_pass f;
     const nn__conv *v = &f.v;
     const float *x = nn__floats(m, c->x);
@@ -4654,6 +4858,7 @@ static void nn__conv_fused_update(nn_model *m, const nn_cmd *c, const nn__conv_s
                                   const float *x, float *dbias) {
     const nn_tensor *t = nn__tensor(m, c, 0);
     float *panel = nn__floats(m, c->tmp) + (w->strip ? w->v.ph * w->v.ow * w->v.co : 0);
+    nn__step s = nn__step_of(m, t->row);
     nn__conv_part part;
     part.dw = panel;
     for (part.g0 = 0; part.g0 < w->v.groups; part.g0++)
@@ -4664,11 +4869,11 @@ static void nn__conv_fused_update(nn_model *m, const nn_cmd *c, const nn__conv_s
             count = (uint32_t)(part.cols * w->v.k);
             NN_MEMSET(panel, 0, 4 * (size_t)count);
             nn__conv_weight_pass(m, w, &part, x, first ? NULL : dbias);
-            nn__update_tensor(m, t, first, count, panel);
+            nn__update_part(m, t, &s, first, count, panel);
         }
 }
 
-static void nn__conv2d_backward(nn_model *m, const nn_cmd *c) {
+static void nn__conv_backward(nn_model *m, const nn_cmd *c) {
     const nn_tensor *t = nn__tensor(m, c, 0);
     const float *x = nn__floats(m, c->x);
     float *dy = nn__floats(m, c->dy), *dx = nn__floats(m, c->dx), *dw = NULL, *dbias = NULL;
@@ -4718,21 +4923,25 @@ static void nn__conv2d_backward(nn_model *m, const nn_cmd *c) {
 }
 #endif
 
-NN__DEFINE_OP(conv2d, "conv", "weight bias", 1, 1, 0, NN__CONV_ROLE, 1, nn__conv2d_shape,
-              nn__conv2d_plan, NULL,
-              NN__F(UNITS) | NN__F(ACT) | NN__F(SLOPE) | NN__F(KERNEL) | NN__F(STRIDE) |
-                  NN__F(DILATION) | NN__F(PAD) | NN__F(GROUPS) | NN__F(NO_BIAS) | NN__F(LR) |
-                  NN__F(NO_DECAY))
+#define NN__CONV_FIELDS                                                                    \
+    (NN__F(UNITS) | NN__F(ACT) | NN__F(SLOPE) | NN__F(KERNEL) | NN__F(STRIDE) | NN__F(DILATION) | \
+     NN__F(PAD) | NN__F(GROUPS) | NN__F(NO_BIAS) | NN__F(LR) | NN__F(NO_DECAY))
 
-/* ---- maxpool2d: the largest of each window ----
+NN__DEFINE_OP_AS(conv2d, conv, "conv", "weight bias", 1, 1, 0, NN__CONV_ROLE, 1, nn__conv2d_shape,
+                 nn__conv_plan, NULL, NN__CONV_FIELDS)
+NN__DEFINE_OP_AS(conv1d, conv, "conv", "weight bias", 1, 1, 0, NN__CONV_ROLE, 1, nn__conv1d_shape,
+                 nn__conv_plan, NULL, NN__CONV_FIELDS)
+
+/* ---- maxpool2d, maxpool1d: the largest of each window ----
    Padding never wins; ties go to the first in row order. */
 
-static int nn__pool_shape(nn_shape *s) { return nn__window_shape(s, s->in[0]->dim[2]); }
+static int nn__pool2d_shape(nn_shape *s) { return nn__window_shape(s, 3, s->in[0]->dim[2]); }
 
-static void nn__maxpool2d_plan(const nn_model *m, uint32_t row, nn_need *need) {
-    const nn_layer *r = &m->rows[row];
-    int32_t window = nn__pair(r->kernel, 0, 1) * nn__pair(r->kernel, 1, 1);
-    need->keep = nn__index_bytes(window, nn__elements(&m->row[row]));
+static int nn__pool1d_shape(nn_shape *s) { return nn__window_shape(s, 2, s->in[0]->dim[2]); }
+
+static void nn__maxpool_plan(const nn_model *m, uint32_t row, nn_need *need) {
+    nn__frame f = nn__frame_of(&m->rows[row], m->row[row].ndim);
+    need->keep = nn__index_bytes(f.kernel[0] * f.kernel[1], nn__elements(&m->row[row]));
 }
 
 /* A pool's window: rows and columns of the input inside it, for output (oy, ox). */
@@ -4742,12 +4951,12 @@ typedef struct nn__window {
     int32_t kh, kw;
 } nn__window;
 
-static nn__window nn__window_at(const nn_layer *row, const nn_row *in, int32_t oy, int32_t ox) {
+static nn__window nn__window_at(const nn__frame *f, const nn_row *in, int32_t oy, int32_t ox) {
     nn__window w;
-    w.kh = nn__pair(row->kernel, 0, 1);
-    w.kw = nn__pair(row->kernel, 1, 1);
-    w.top = oy * nn__pair(row->stride, 0, w.kh) - row->pad[0];
-    w.left = ox * nn__pair(row->stride, 1, w.kw) - row->pad[1];
+    w.kh = f->kernel[0];
+    w.kw = f->kernel[1];
+    w.top = oy * f->stride[0] - f->before[0];
+    w.left = ox * f->stride[1] - f->before[1];
     w.y0 = nn__max(w.top, 0);
     w.x0 = nn__max(w.left, 0);
     w.y1 = nn__min(w.top + w.kh, in->dim[0]);
@@ -4755,8 +4964,9 @@ static nn__window nn__window_at(const nn_layer *row, const nn_row *in, int32_t o
     return w;
 }
 
-static void nn__maxpool2d_forward(nn_model *m, const nn_cmd *c) {
+static void nn__maxpool_forward(nn_model *m, const nn_cmd *c) {
     const nn_row *in = nn__in(m, c), *r = &m->row[c->row];
+    nn__frame f = nn__frame_of(&m->rows[c->row], r->ndim);
     const float *x = nn__floats(m, c->x);
     float *y = nn__floats(m, c->y);
     unsigned char *keep = nn__at(m, c->keep);
@@ -4771,7 +4981,7 @@ static void nn__maxpool2d_forward(nn_model *m, const nn_cmd *c) {
         p.index = 0;
         for (oy = 0; oy < r->dim[0]; oy++)
             for (ox = 0; ox < r->dim[1]; ox++, y += ch) {
-                nn__window w = nn__window_at(&m->rows[c->row], in, oy, ox);
+                nn__window w = nn__window_at(&f, in, oy, ox);
                 p.x = x + ((ptrdiff_t)w.y0 * in->dim[1] + w.x0) * ch;
                 p.y = y;
                 p.keep = keep;
@@ -4783,16 +4993,14 @@ static void nn__maxpool2d_forward(nn_model *m, const nn_cmd *c) {
                 NN__CALL(m, maxpool, &p);
                 p.index += (size_t)ch;
             }
-        if (keep)
-            keep += nn__index_bytes(nn__pair(m->rows[c->row].kernel, 0, 1) *
-                                        nn__pair(m->rows[c->row].kernel, 1, 1),
-                                    nn__elements(r));
+        if (keep) keep += nn__index_bytes(f.kernel[0] * f.kernel[1], nn__elements(r));
     }
 }
 
 #ifndef NN_NO_TRAIN
-static void nn__maxpool2d_backward(nn_model *m, const nn_cmd *c) {
+static void nn__maxpool_backward(nn_model *m, const nn_cmd *c) {
     const nn_row *in = nn__in(m, c), *r = &m->row[c->row];
+    nn__frame f = nn__frame_of(&m->rows[c->row], r->ndim);
     const float *dy = nn__floats(m, c->dy);
     float *dx = nn__floats(m, c->dx);
     const unsigned char *keep = nn__at(m, c->keep);
@@ -4803,7 +5011,7 @@ static void nn__maxpool2d_backward(nn_model *m, const nn_cmd *c) {
         size_t index = 0;
         for (oy = 0; oy < r->dim[0]; oy++)
             for (ox = 0; ox < r->dim[1]; ox++, dy += ch) {
-                nn__window w = nn__window_at(&m->rows[c->row], in, oy, ox);
+                nn__window w = nn__window_at(&f, in, oy, ox);
                 int bits = nn__index_bits(w.kh * w.kw);
                 for (j = 0; j < ch; j++, index++) {
                     int32_t winner = (int32_t)nn__get_index(keep, bits, index);
@@ -4811,17 +5019,17 @@ static void nn__maxpool2d_backward(nn_model *m, const nn_cmd *c) {
                     dx[(iy * in->dim[1] + ix) * ch + j] += dy[j];
                 }
             }
-        keep += nn__index_bytes(nn__pair(m->rows[c->row].kernel, 0, 1) *
-                                    nn__pair(m->rows[c->row].kernel, 1, 1),
-                                nn__elements(r));
+        keep += nn__index_bytes(f.kernel[0] * f.kernel[1], nn__elements(r));
     }
 }
 #endif
 
-NN__DEFINE_OP(maxpool2d, "pool", "", 1, 1, 0, NN__POOL_ROLE, 0, nn__pool_shape, nn__maxpool2d_plan,
-              NULL, NN__F(KERNEL) | NN__F(STRIDE) | NN__F(PAD))
+NN__DEFINE_OP_AS(maxpool2d, maxpool, "pool", "", 1, 1, 0, NN__POOL_ROLE, 0, nn__pool2d_shape,
+                 nn__maxpool_plan, NULL, NN__F(KERNEL) | NN__F(STRIDE) | NN__F(PAD))
+NN__DEFINE_OP_AS(maxpool1d, maxpool, "pool", "", 1, 1, 0, NN__POOL_ROLE, 0, nn__pool1d_shape,
+                 nn__maxpool_plan, NULL, NN__F(KERNEL) | NN__F(STRIDE) | NN__F(PAD))
 
-/* ---- avgpool2d: mean of each window ----
+/* ---- avgpool2d, avgpool1d: mean of each window ----
    Over its elements inside the image or, with count_pad, kh * kw. */
 
 static void nn__no_plan(const nn_model *m, uint32_t row, nn_need *need) {
@@ -4832,8 +5040,9 @@ static float nn__window_count(const nn_layer *row, const nn__window *w) {
     return (float)(row->count_pad ? w->kh * w->kw : (w->y1 - w->y0) * (w->x1 - w->x0));
 }
 
-static void nn__avgpool2d_forward(nn_model *m, const nn_cmd *c) {
+static void nn__avgpool_forward(nn_model *m, const nn_cmd *c) {
     const nn_row *in = nn__in(m, c), *r = &m->row[c->row];
+    nn__frame f = nn__frame_of(&m->rows[c->row], r->ndim);
     const float *x = nn__floats(m, c->x);
     float *y = nn__floats(m, c->y);
     int32_t oy, ox, iy, ch = in->dim[2];
@@ -4841,7 +5050,7 @@ static void nn__avgpool2d_forward(nn_model *m, const nn_cmd *c) {
     for (s = 0; s < nn__samples(m); s++, x += nn__elements(in))
         for (oy = 0; oy < r->dim[0]; oy++)
             for (ox = 0; ox < r->dim[1]; ox++, y += ch) {
-                nn__window w = nn__window_at(&m->rows[c->row], in, oy, ox);
+                nn__window w = nn__window_at(&f, in, oy, ox);
                 float count = nn__window_count(&m->rows[c->row], &w);
                 NN_MEMSET(y, 0, 4 * (size_t)ch);
                 for (iy = w.y0; iy < w.y1; iy++)
@@ -4852,8 +5061,9 @@ static void nn__avgpool2d_forward(nn_model *m, const nn_cmd *c) {
 }
 
 #ifndef NN_NO_TRAIN
-static void nn__avgpool2d_backward(nn_model *m, const nn_cmd *c) {
+static void nn__avgpool_backward(nn_model *m, const nn_cmd *c) {
     const nn_row *in = nn__in(m, c), *r = &m->row[c->row];
+    nn__frame f = nn__frame_of(&m->rows[c->row], r->ndim);
     const float *dy = nn__floats(m, c->dy);
     float *dx = nn__floats(m, c->dx);
     int32_t oy, ox, iy, ix, j, ch = in->dim[2];
@@ -4862,7 +5072,7 @@ static void nn__avgpool2d_backward(nn_model *m, const nn_cmd *c) {
     for (s = 0; s < nn__samples(m); s++, dx += nn__elements(in))
         for (oy = 0; oy < r->dim[0]; oy++)
             for (ox = 0; ox < r->dim[1]; ox++, dy += ch) {
-                nn__window w = nn__window_at(&m->rows[c->row], in, oy, ox);
+                nn__window w = nn__window_at(&f, in, oy, ox);
                 float count = nn__window_count(&m->rows[c->row], &w);
                 for (j = 0; j < ch; j++) {
                     float share = dy[j] / count;
@@ -4874,8 +5084,10 @@ static void nn__avgpool2d_backward(nn_model *m, const nn_cmd *c) {
 }
 #endif
 
-NN__DEFINE_OP(avgpool2d, "avgpool", "", 1, 1, 0, NN__PLAIN, 0, nn__pool_shape, nn__no_plan, NULL,
-              NN__F(KERNEL) | NN__F(STRIDE) | NN__F(PAD) | NN__F(COUNT_PAD))
+NN__DEFINE_OP_AS(avgpool2d, avgpool, "avgpool", "", 1, 1, 0, NN__PLAIN, 0, nn__pool2d_shape,
+                 nn__no_plan, NULL, NN__F(KERNEL) | NN__F(STRIDE) | NN__F(PAD) | NN__F(COUNT_PAD))
+NN__DEFINE_OP_AS(avgpool1d, avgpool, "avgpool", "", 1, 1, 0, NN__PLAIN, 0, nn__pool1d_shape,
+                 nn__no_plan, NULL, NN__F(KERNEL) | NN__F(STRIDE) | NN__F(PAD) | NN__F(COUNT_PAD))
 
 /* Does step t of sample i of this turn count? */
 static int nn__counts(const nn_model *m, const nn_row *in, int32_t i, int32_t t) {
@@ -4890,7 +5102,7 @@ static int nn__counts(const nn_model *m, const nn_row *in, int32_t i, int32_t t)
 
 /* ---- globalavgpool: y[c] = mean of x[.][.][c], or over the steps that count ---- */
 
-static int nn__globalavgpool_shape(nn_shape *s) {
+static int nn__globalpool_shape(nn_shape *s) {
     if (s->in[0]->ndim < 2) return nn_row_error(s, "needs an image [H,W,C] or a sequence [T,C]");
     s->out->dim[2] = s->in[0]->dim[2];
     s->out->ndim = 1;
@@ -4934,8 +5146,58 @@ static void nn__globalavgpool_backward(nn_model *m, const nn_cmd *c) {
 }
 #endif
 
-NN__DEFINE_OP(globalavgpool, "gap", "", 1, 1, 0, NN__MEAN_ROLE, 0, nn__globalavgpool_shape,
+NN__DEFINE_OP(globalavgpool, "gap", "", 1, 1, 0, NN__OVERALL_ROLE, 0, nn__globalpool_shape,
               nn__no_plan, NULL, 0)
+
+/* ---- globalmaxpool: y[c] = largest of x[.][.][c], or of the steps that count (0 if none) ----
+   Ties go to the first; kept are the positions of the winners, -1: none. */
+
+static void nn__globalmaxpool_plan(const nn_model *m, uint32_t row, nn_need *need) {
+    need->keep = 4 * nn__elements(&m->row[row]);
+}
+
+static void nn__globalmaxpool_forward(nn_model *m, const nn_cmd *c) {
+    const nn_row *in = nn__in(m, c);
+    const float *x = nn__floats(m, c->x);
+    float *y = nn__floats(m, c->y);
+    unsigned char *keep = nn__at(m, c->keep);
+    int32_t ch = in->dim[2], area = in->dim[0] * in->dim[1], i, t, j;
+    for (i = 0; i < m->run.n; i++, x += nn__elements(in), y += ch) {
+        int any = 0;
+        NN_MEMSET(y, 0, 4 * (size_t)ch);
+        if (keep) NN_MEMSET(keep, 0xff, 4 * (size_t)ch);
+        for (t = 0; t < area; t++) {
+            if (!nn__counts(m, in, i, t)) continue;
+            for (j = 0; j < ch; j++) {
+                float v = x[t * ch + j];
+                if (any && !(v > y[j] || v != v)) continue;
+                y[j] = v;
+                if (keep) nn__put32(keep + 4 * j, (uint32_t)t);
+            }
+            any = 1;
+        }
+        if (keep) keep += 4 * (size_t)ch;
+    }
+}
+
+#ifndef NN_NO_TRAIN
+static void nn__globalmaxpool_backward(nn_model *m, const nn_cmd *c) {
+    const nn_row *in = nn__in(m, c);
+    const float *dy = nn__floats(m, c->dy);
+    const unsigned char *keep = nn__at(m, c->keep);
+    float *dx = nn__floats(m, c->dx);
+    int32_t ch = in->dim[2], i, j;
+    NN_MEMSET(dx, 0, 4 * nn__samples(m) * (size_t)nn__elements(in));
+    for (i = 0; i < m->run.n; i++, dx += nn__elements(in), dy += ch)
+        for (j = 0; j < ch; j++, keep += 4) {
+            uint32_t t = nn__get32(keep);
+            if (t != UINT32_MAX) dx[(ptrdiff_t)t * ch + j] = dy[j];
+        }
+}
+#endif
+
+NN__DEFINE_OP(globalmaxpool, "gmp", "", 1, 1, 0, NN__OVERALL_ROLE, 0, nn__globalpool_shape,
+              nn__globalmaxpool_plan, NULL, 0)
 
 /* ---- batchnorm: y = act((x - mean) / sqrt(var + eps) * weight + bias), by channel ----
    Ioffe and Szegedy, 2015. Mean and biased variance of the batch while the row trains, the running
@@ -5244,21 +5506,44 @@ static void nn__embedding_forward(nn_model *m, const nn_cmd *c) {
 }
 
 #ifndef NN_NO_TRAIN
-/* Adds to the gradient dw of embedding row i that of one of its vectors. */
-static void nn__add_to_vector(const nn_model *m, uint32_t i, float *dw, int32_t id,
-                              const float *dy) {
-    float *to = dw + (ptrdiff_t)id * m->rows[i].units;
-    if (id + 1 != m->rows[i].pad_id) NN__CALL(m, add, to, to, dy, (size_t)m->rows[i].units);
+/* The gradient of embedding row i, to add vectors to. */
+typedef struct nn__vectors {
+    float *whole; /* NULL: list */
+    nn__sparse list;
+    size_t units;
+    int32_t pad_id;
+} nn__vectors;
+
+static nn__vectors nn__vectors_of(const nn_model *m, const nn_cmd *c) {
+    const nn_tensor *t = nn__tensor(m, c, 0);
+    nn__vectors v;
+    NN_MEMSET(&v, 0, sizeof v);
+    v.whole = nn__grad(m, c, 0);
+    v.units = (size_t)m->rows[c->row].units;
+    v.pad_id = m->rows[c->row].pad_id;
+    if (!nn__is_sparse(m, t)) return v;
+    v.list = nn__sparse_at(m, t, v.whole);
+    v.whole = NULL;
+    return v;
+}
+
+static void nn__add_vector(const nn_model *m, const nn__vectors *v, int32_t id, const float *dy) {
+    float *to;
+    if (id + 1 == v->pad_id) return;
+    to = v->whole ? v->whole + (size_t)id * v->units : nn__sparse_vector(&v->list, id, v->units);
+    NN__CALL(m, add, to, to, dy, v->units);
 }
 
 static void nn__embedding_backward(nn_model *m, const nn_cmd *c) {
     const nn_row *r = &m->row[c->row];
-    float *dw = nn__grad(m, c, 0);
     const unsigned char *ids = nn__at(m, c->x);
-    size_t size = (size_t)r->dim[2], steps = (size_t)r->dim[1], i, t;
-    for (i = 0; dw && i < nn__samples(m); i++)
+    size_t steps = (size_t)r->dim[1], i, t;
+    nn__vectors v;
+    if (!(r->flags & NN__TRAINS)) return;
+    v = nn__vectors_of(m, c);
+    for (i = 0; i < nn__samples(m); i++)
         for (t = i * steps + steps; t-- > i * steps;)
-            nn__add_to_vector(m, c->row, dw, nn__label(ids, t), nn__floats(m, c->dy) + t * size);
+            nn__add_vector(m, &v, nn__label(ids, t), nn__floats(m, c->dy) + t * v.units);
 }
 #endif
 
@@ -5694,15 +5979,15 @@ static void nn__scatter(const nn_model *m, const nn_cmd *c, const nn__recurrent 
                         const nn__pass *p, const nn__pass_grad *d, int32_t first, int32_t count) {
     nn_cmd below = *c;
     const unsigned char *ids = nn__at(m, c->x);
-    float *dw;
+    nn__vectors v;
     int32_t i, step;
     below.row = m->input[m->row[c->row].input];
-    dw = nn__grad(m, &below, 0);
+    v = nn__vectors_of(m, &below);
     for (i = 0; i < m->run.n; i++)
         for (step = count; step-- > 0;) {
             size_t at = (size_t)i * (size_t)r->t + (size_t)nn__time(r, p, first + step);
-            nn__add_to_vector(m, below.row, dw, nn__label(ids, at),
-                              d->dx.at + i * d->dx.inner + step * d->dx.outer);
+            nn__add_vector(m, &v, nn__label(ids, at),
+                           d->dx.at + i * d->dx.inner + step * d->dx.outer);
         }
 }
 
@@ -5967,13 +6252,27 @@ static nn__step nn__step_of(const nn_model *m, uint32_t i) {
 }
 
 /* count elements of a tensor from first on, as they lie, with their gradient g. */
-static void nn__update_tensor(nn_model *m, const nn_tensor *t, uint32_t first, uint32_t count,
-                              const float *g) {
-    nn__step s = nn__step_of(m, t->row);
+static void nn__update_part(nn_model *m, const nn_tensor *t, const nn__step *s, uint32_t first,
+                            uint32_t count, const float *g) {
     float *p = nn__values(m, t) + first, *state = nn__floats(m, t->state);
     if (state) state += first;
-    if (m->opts.optimizer == NN_ADAM) NN__CALL(m, adam, p, g, state, state + t->count, count, &s);
-    else NN__CALL(m, sgd, p, g, state, count, &s);
+    if (m->opts.optimizer == NN_ADAM) NN__CALL(m, adam, p, g, state, state + t->count, count, s);
+    else NN__CALL(m, sgd, p, g, state, count, s);
+}
+
+static void nn__update_tensor(nn_model *m, const nn_tensor *t, float *g) {
+    nn__step s = nn__step_of(m, t->row);
+    nn__sparse list;
+    uint32_t units = (uint32_t)t->dim[1];
+    int32_t i;
+    if (!nn__is_sparse(m, t)) {
+        nn__update_part(m, t, &s, 0, t->count, g);
+        return;
+    }
+    list = nn__sparse_at(m, t, g);
+    for (i = 0; i < *list.count; i++)
+        nn__update_part(m, t, &s, (uint32_t)list.id[i] * units, units,
+                        list.vector + (size_t)i * units);
 }
 
 /* Counts the step; before anything is updated. */
@@ -5990,7 +6289,7 @@ static void nn__update_row(nn_model *m, const nn_cmd *c) {
     for (k = 0; k < r->tensors; k++) {
         const nn_tensor *t = nn__tensor(m, c, k);
         if (t->alias != r->tensor + k || t->grad == NN_AT_NONE) continue;
-        nn__update_tensor(m, t, 0, t->count, nn__floats(m, t->grad));
+        nn__update_tensor(m, t, nn__floats(m, t->grad));
     }
     if (m->rows[c->row].op->update && (r->flags & NN__TRAINS)) m->rows[c->row].op->update(m, c);
 }
@@ -6002,12 +6301,12 @@ static void nn__backward_row(nn_model *m, const nn_cmd *c) {
     int fused = m->opts.fuse_update && (r->flags & NN__TRAINS), k;
     for (k = op->fuses; fused && k < r->tensors; k++) {
         const nn_tensor *t = nn__tensor(m, c, k);
-        if (t->flags & NN__IS_TRAINED) NN_MEMSET(nn__grad(m, c, k), 0, 4 * (size_t)t->count);
+        if (t->flags & NN__IS_TRAINED) nn__clear_grad(m, t, nn__grad(m, c, k));
     }
     op->backward(m, c);
     for (k = op->fuses; fused && k < r->tensors; k++) {
         const nn_tensor *t = nn__tensor(m, c, k);
-        if (t->flags & NN__IS_TRAINED) nn__update_tensor(m, t, 0, t->count, nn__grad(m, c, k));
+        if (t->flags & NN__IS_TRAINED) nn__update_tensor(m, t, nn__grad(m, c, k));
     }
 }
 #endif
@@ -6276,7 +6575,7 @@ static int nn__check_mask(const nn_model *m, uint32_t i) {
     for (j = i + 1; j < m->row_count; j++) {
         const nn_row *in = &m->row[m->input[m->row[j].input]];
         int role = m->rows[j].op->role;
-        if ((role == NN__RECURRENT_ROLE || role == NN__MEAN_ROLE) && in->masked >= 2 &&
+        if ((role == NN__RECURRENT_ROLE || role == NN__OVERALL_ROLE) && in->masked >= 2 &&
             in->masked - 2u <= i)
             return NN__FAIL(&m->opts, NN_ERR_CALL,
                             "%R: skips the steps that hold a pad_id, so it needs ids, not features",
@@ -6570,6 +6869,24 @@ NNDEF int nn_forward(nn_model *m, const void *x, const void *target, float *y, i
     return err;
 }
 
+/* Is there room for the ids of one more nn_forward in every sparse gradient? */
+static int nn__check_sparse(const nn_model *m) {
+    uint32_t i;
+    for (i = 0; i < m->tensor_count; i++) {
+        const nn_tensor *t = &m->tensor[i];
+        nn__sparse s;
+        if (!nn__is_sparse(m, t) || (t->flags & NN__STALE)) continue;
+        s = nn__sparse_at(m, t, nn__floats(m, t->grad));
+        if (s.most < (uint32_t)t->dim[0] &&
+            *s.count + (int64_t)m->run.n * m->row[t->row].dim[1] > (int64_t)s.most)
+            return NN__FAIL(&m->opts, NN_ERR_CALL,
+                            "%R: its sparse gradient takes opts.batch samples between calls of "
+                            "nn_zero_grad",
+                            m->rows, (uint32_t)t->row);
+    }
+    return 0;
+}
+
 NNDEF int nn_backward(nn_model *m, const float *dy, float *dx) {
     uint32_t list, k;
     const nn_cmd *loss;
@@ -6581,6 +6898,7 @@ NNDEF int nn_backward(nn_model *m, const float *dy, float *dx) {
             m, m->run.forward_done == 2 || (dy && m->run.forward_done),
             "nn_backward needs an nn_forward before it, with a target when dy is NULL");
     if (!err) err = nn__argument(m, !dx || m->opts.input_grad, "dx needs opts.input_grad");
+    if (!err) err = nn__check_sparse(m);
     if (err) return err;
     list = nn__training_list(m) + m->forward_count;
     loss = &m->cmd[list - 1];
@@ -6636,6 +6954,8 @@ NNDEF int nn_zero_grad(nn_model *m) {
 
 NNDEF float *nn_flat_grad(nn_model *m, uint32_t *count) {
     int any = m && m->block && m->grad_count && !m->opts.fuse_update;
+    uint32_t i;
+    for (i = 0; any && i < m->tensor_count; i++) any = !nn__is_sparse(m, &m->tensor[i]);
     if (count) *count = any ? m->grad_count : 0;
     if (any) nn__settle_grad(m);
     return any ? nn__floats(m, m->grad_offset) : NULL;
@@ -6836,6 +7156,22 @@ NNDEF int nn_get(const nn_model *m, const char *name, float *out, size_t count) 
     return err;
 }
 
+NNDEF const void *nn_get_aux(const nn_model *m, const char *name, size_t *size) {
+    const nn_aux *a = m && name ? m->opts.aux : NULL;
+    while (a && a->name && !nn__same(a->name, name)) a++;
+    if (size) *size = a && a->name ? a->size : 0;
+    return a && a->name ? a->bytes : NULL;
+}
+
+static void nn__copy_sparse(const nn_model *m, const nn_tensor *t, float *out) {
+    nn__sparse s = nn__sparse_at(m, t, nn__floats(m, t->grad));
+    size_t units = (size_t)t->dim[1];
+    int32_t i;
+    NN_MEMSET(out, 0, 4 * (size_t)t->count);
+    for (i = 0; i < *s.count; i++)
+        NN_MEMCPY(out + (size_t)s.id[i] * units, s.vector + (size_t)i * units, 4 * units);
+}
+
 NNDEF int nn_get_grad(const nn_model *m, const char *name, float *out, size_t count) {
     int32_t t;
     int part, err = nn__find_argument(m, name, out, count, &t, &part);
@@ -6843,6 +7179,7 @@ NNDEF int nn_get_grad(const nn_model *m, const char *name, float *out, size_t co
     if (part != NN__PARAM || m->tensor[t].grad == NN_AT_NONE)
         return NN__FAIL(&m->opts, NN_ERR_CALL, "%s has no gradient (frozen, or fuse_update)", name);
     if (m->tensor[m->tensor[t].alias].flags & NN__STALE) NN_MEMSET(out, 0, 4 * count);
+    else if (nn__is_sparse(m, &m->tensor[t])) nn__copy_sparse(m, &m->tensor[t], out);
     else nn__copy_out(m, &m->tensor[t], nn__part(m, &m->tensor[t], NN__GRADIENT), out);
     return 0;
 }
@@ -6971,6 +7308,50 @@ static void nn__reset_state(nn_model *m) {
     NN_MEMSET(m->block + m->grad_offset, 0, m->state_offset - m->grad_offset);
     NN_MEMSET(m->block + m->state_offset, 0, 4 * (size_t)m->state_count);
     NN_MEMSET(m->block + m->carry_offset, 0, 4 * (size_t)m->carry_size * (size_t)m->opts.batch);
+}
+
+NNDEF void nn_plan_init(nn_model *m) {
+    nn__reset_state(m);
+    nn__init_from_image(m, m->image);
+}
+
+NNDEF int nn_open(nn_model *m, const nn_plan *p, void *memory, size_t size) {
+    if (!m || !p || !memory) return NN_ERR_CALL;
+    NN_MEMSET(m, 0, sizeof *m);
+    if (size < p->memory) return NN_ERR_MEMORY;
+    if (nn__misaligned(memory, NN_ALIGNMENT) || nn__misaligned(p->weights, 4)) return NN_ERR_ALIGN;
+    m->opts = p->opts;
+    m->rows = p->rows;
+    m->block = (unsigned char *)memory;
+    m->block_size = p->memory;
+    m->image = (const unsigned char *)p->weights;
+    m->kernels = nn__find_kernels(NULL);
+    m->row = (nn_row *)(uintptr_t)p->row; /* only tensors are written to, and only in training */
+    m->input = (uint16_t *)(uintptr_t)p->input;
+    m->tensor = (nn_tensor *)(uintptr_t)p->tensor;
+    m->cmd = (nn_cmd *)(uintptr_t)p->cmd;
+    m->row_count = p->row_count;
+    m->input_count = p->input_count;
+    m->tensor_count = p->tensor_count;
+    m->infer_count = p->infer_count;
+    m->forward_count = p->forward_count;
+    m->backward_count = p->backward_count;
+    m->update_count = p->update_count;
+    m->grad_offset = p->grad_offset;
+    m->grad_count = p->grad_count;
+    m->state_offset = p->state_offset;
+    m->state_count = p->state_count;
+    m->moves_end = p->moves_end;
+    m->loss_offset = p->loss_offset;
+    m->carry_offset = p->carry_offset;
+    m->carry_size = p->carry_size;
+    m->micro = p->micro;
+    m->tight = p->tight;
+    m->in_size = p->in_size;
+    m->out_size = p->out_size;
+    NN_MEMSET(memory, 0, p->memory);
+    if (p->init) p->init(m);
+    return 0;
 }
 
 /* Values, gradients and state of a model whose block was just laid out. */
@@ -7187,37 +7568,48 @@ static void nn__put_training(nn__text *t, const nn_model *m) {
     nn__puts(t, o->train ? o->train : "");
 }
 
+/* Is 2^align the alignment of size, 2^6 being the most? */
+static int nn__aligns(int64_t size, int align) {
+    return (size & -size) >= 1 << align && (align == 6 || size % (2 << align) != 0);
+}
+
+/* Dimension d of an entry's shape in the header, and what follows the last. */
+static void nn__put_dim(nn__text *t, int d, int32_t dim) {
+    if (d) nn__put(t, ",", 1);
+    nn__putd(t, dim);
+}
+
+static void nn__put_offsets(nn__text *t, int64_t from, int64_t size) {
+    nn__puts(t, "],\"data_offsets\":[");
+    nn__putd(t, from);
+    nn__put(t, ",", 1);
+    nn__putd(t, from + size);
+    nn__puts(t, "]}");
+}
+
 /* Calls for every tensor of the file in its order: by falling alignment of its size, then part,
- * then row. */
+ * then row; the application's last. */
 static int64_t nn__file_entries(const nn_model *m, int with_training, nn__text *header,
                                 nn__sink *data) {
+    const nn_aux *a;
     int64_t offset = 0;
     int align, part;
     uint32_t i, e;
-    for (align = 6; align >= 2; align--)
+    for (align = 6; align >= 0; align--) {
         for (part = NN__PARAM; part <= (with_training ? NN__MOMENT2 : NN__PARAM); part++)
             for (i = 0; i < m->tensor_count; i++) {
                 const nn_tensor *t = &m->tensor[i];
                 const float *from = nn__part(m, t, part);
                 int64_t size = 4 * (int64_t)t->count;
                 int d;
-                if (t->alias != i || !from || (size & -size) < 1 << align ||
-                    (align < 6 && size % (2 << align) == 0))
-                    continue;
+                if (t->alias != i || !from || !nn__aligns(size, align)) continue;
                 if (header) {
                     nn__puts(header, ",\"");
                     nn__puts(header, nn__part_prefix(m, part));
                     nn__put_tensor_name(header, m, i);
                     nn__puts(header, "\":{\"dtype\":\"F32\",\"shape\":[");
-                    for (d = 0; d < t->ndim; d++) {
-                        if (d) nn__put(header, ",", 1);
-                        nn__putd(header, t->dim[d]);
-                    }
-                    nn__puts(header, "],\"data_offsets\":[");
-                    nn__putd(header, offset);
-                    nn__put(header, ",", 1);
-                    nn__putd(header, offset + size);
-                    nn__puts(header, "]}");
+                    for (d = 0; d < t->ndim; d++) nn__put_dim(header, d, t->dim[d]);
+                    nn__put_offsets(header, offset, size);
                 }
                 for (e = 0; data && e < t->count; e++) {
                     unsigned char le[4];
@@ -7228,6 +7620,19 @@ static int64_t nn__file_entries(const nn_model *m, int with_training, nn__text *
                 }
                 offset += size;
             }
+        for (a = m->opts.aux; a && a->name; a++) {
+            if (!nn__aligns((int64_t)a->size, align)) continue;
+            if (header) {
+                nn__puts(header, ",\"aux.");
+                nn__puts(header, a->name);
+                nn__puts(header, "\":{\"dtype\":\"U8\",\"shape\":[");
+                nn__put_dim(header, 0, (int32_t)a->size);
+                nn__put_offsets(header, offset, (int64_t)a->size);
+            }
+            if (data) nn__sink_bytes(data, (const char *)a->bytes, a->size);
+            offset += (int64_t)a->size;
+        }
+    }
     return offset;
 }
 
@@ -7933,6 +8338,47 @@ static nn__source nn__source_file(const nn__reader *r, int *err) {
 /* Errors of rows that come from a file are the file's. */
 static int nn__graph_error(int err) { return err == NN_ERR_ROW ? NN_ERR_FILE_GRAPH : err; }
 
+/* Is e the application's? Then its name begins at e->name + 4. */
+static int nn__is_aux(const nn__entry *e) {
+    char name[NN__NAME_MAX + 1];
+    size_t n = e->name_size;
+    if (n < 5 || n > NN__NAME_MAX + 4 || !nn__is("aux.", e->name, 4)) return 0;
+    NN_MEMCPY(name, e->name + 4, n - 4);
+    name[n - 4] = 0;
+    return nn__name_is_valid(name) && e->dtype_size == 2 && e->dtype[0] == 'U' && e->ndim == 1 &&
+           e->dim[0] > 0;
+}
+
+/* Lays the application's data out at to: a list of nn_aux as on a 64-bit machine, names, and the
+   bytes unless they stay in the image. to NULL: only counts. */
+static int64_t nn__take_aux(nn__reader r, int in_place, unsigned char *to) {
+    enum { ENTRY = 24 };
+    nn_aux *list = (nn_aux *)(void *)to;
+    nn__reader first = r;
+    nn__entry e;
+    int64_t at = 0;
+    while (nn__next_entry(&r, &e)) at += nn__is_aux(&e) ? ENTRY : 0;
+    if (!at) return 0;
+    at += ENTRY;
+    if (to) NN_MEMSET(to, 0, (size_t)at);
+    for (r = first; nn__next_entry(&r, &e);) {
+        int64_t bytes = in_place ? 0 : e.dim[0];
+        size_t n = e.name_size - 4;
+        if (!nn__is_aux(&e)) continue;
+        if (to) {
+            list->name = (char *)to + at;
+            list->size = (size_t)e.dim[0];
+            list->bytes = in_place ? r.data + e.begin : to + at + n + 1;
+            list++;
+            NN_MEMCPY(to + at, e.name + 4, n);
+            to[at + (int64_t)n] = 0;
+            NN_MEMCPY(to + at + n + 1, r.data + e.begin, (size_t)bytes);
+        }
+        at += (int64_t)n + 1 + bytes;
+    }
+    return nn__round_up(at, NN_ALIGNMENT);
+}
+
 /* Opens a file that is to become a model: its options are o's, or what resuming makes of them. */
 static int nn__open_model(nn__reader *r, const void *image, size_t size, const nn_opts *given,
                           nn_opts *o, nn__source *s) {
@@ -7946,6 +8392,7 @@ static int nn__open_model(nn__reader *r, const void *image, size_t size, const n
         err = NN__FAIL(o, NN_ERR_OPTION, "in_place: the file is larger than 4 GiB");
     if (!err && o->resume) err = nn__resume_options(r, o);
     if (!err) *s = nn__source_file(r, &err);
+    if (!err && !o->aux) s->aux_bytes = nn__take_aux(*r, o->in_place, NULL);
     return nn__graph_error(err);
 }
 
@@ -7975,6 +8422,11 @@ NNDEF int nn_load(nn_model *m, const void *image, size_t size, const nn_opts *o)
     if (err) return err;
     nn__reset_state(m);
     if (opts.in_place) m->image = r.image;
+    if (s.aux_bytes) {
+        unsigned char *aux = m->block + nn__text_bytes(s.text_rows, s.text_size);
+        (void)nn__take_aux(r, opts.in_place, aux);
+        m->opts.aux = (const nn_aux *)(const void *)aux;
+    }
     NN_MEMSET(&b, 0, sizeof b);
     b.parts = opts.resume ? 3 : 1;
     err = nn__bind_file(m, &r, &b);
