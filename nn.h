@@ -5549,8 +5549,8 @@ static void nn__embedding_backward(nn_model *m, const nn_cmd *c) {
 
 NN__DEFINE_OP(embedding, "embedding", "weight", 1, 1, 0, NN__EMBEDDING_ROLE, 0, nn__embedding_shape,
               nn__embedding_plan, NULL,
-              NN__F(UNITS) | NN__F(VOCAB) | NN__F(PAD_ID) | NN__F(MASK) | NN__F(LR) |
-                  NN__F(NO_DECAY))
+              NN__F(UNITS) | NN__F(VOCAB) | NN__F(PAD_ID) | NN__F(MASK) | NN__F(SPARSE) |
+                  NN__F(LR) | NN__F(NO_DECAY))
 
 /* ---- lstm, gru, rnn: h[t] from x[t] and h[t - 1], by layer and direction ----
      lstm  i, f, o = s(.), g = tanh(.) of W_ih x + b_ih + b_hh + W_hh h; c = f c + i g;
@@ -5898,7 +5898,9 @@ typedef struct nn__pass_grad {
    last step. */
 static void nn__recurrent_weight_grad(const nn_model *m, const nn_cmd *c, const nn__recurrent *r,
                                       int tensor, nn__span x, const float *dz, int32_t count) {
+    enum { CACHED = 65536 }; /* floats of dz that are still there for the next columns */
     const nn_tensor *w = nn__tensor(m, c, tensor);
+    int32_t samples = (int32_t)nn__max(1, CACHED / r->gates / nn__max(1, count)), i;
     nn__gemm g;
     nn__begin_gemm(&g);
     g.a = x.at;
@@ -5910,14 +5912,18 @@ static void nn__recurrent_weight_grad(const nn_model *m, const nn_cmd *c, const 
     g.bk[0] = -r->z_step;
     g.bk[1] = r->z_row;
     g.n[0] = count;
-    g.n[1] = m->run.n;
     g.rows[0] = w->dim[1];
     g.cols = r->gates;
     g.cc = w->dim[1];
     g.c_panels = 1;
     g.add = 1;
     g.c = nn__grad(m, c, tensor);
-    if (g.c) NN__CALL(m, gemm, &g);
+    for (i = 0; g.c && i < m->run.n; i += g.n[1]) {
+        g.n[1] = nn__min(samples, m->run.n - i);
+        NN__CALL(m, gemm, &g);
+        g.a += g.n[1] * x.inner;
+        g.b += g.n[1] * r->z_row;
+    }
 }
 
 static void nn__recurrent_bias_grad(const nn_model *m, const nn_cmd *c, const nn__recurrent *r,
@@ -9651,11 +9657,11 @@ NN__KERNEL_INLINE void NN__ID(transpose4)(float *to, ptrdiff_t ts, const float *
    Coefficients are from tools/fit_math.py; the bounds are measured over every float by
    tests/test_math.c, in ulp of the exact result. */
 
-/* exp, below 0.90 ulp on [-87.3, 88.72]. Zero where the result would be subnormal, since some
-   units flush those and some do not; exact at 0; -inf, inf and NaN as usual.
+/* exp on [-87.33654, 88.72283], between the last float whose exp is above 2^-126 and the last below
+   2^128, below 0.90 ulp; exact at 0. Anything elsewhere.
    Method: x = n ln 2 + r with ln 2 in two parts (Cody and Waite), whose first has 15 bits so that
    n times it is exact; minimax polynomial in r; n added to the exponent. */
-NN__KERNEL_INLINE NN__V NN__ID(exp)(NN__V x) {
+NN__KERNEL_INLINE NN__V NN__ID(exp_within)(NN__V x) {
     NN__V m, n, r, p;
     m = NN__FMA(x, NN__K(1.4426950216293335f), NN__K(NN__MAGIC));
     n = NN__SUB(m, NN__K(NN__MAGIC));
@@ -9667,12 +9673,20 @@ NN__KERNEL_INLINE NN__V NN__ID(exp)(NN__V x) {
     p = NN__FMA(p, r, NN__K(0.49999994039535522f));
     p = NN__FMA(p, r, NN__K(1.0f));
     p = NN__FMA(p, r, NN__K(1.0f));
-    p = NN__SCALE(p, m);
-    /* -87.3365402 is the last float whose exp is above 2^-126, 88.7228317 the last below 2^128; in
-       between NN__SCALE stays within the normal numbers. A NaN takes the second choice each time,
-       which keeps it. */
+    return NN__SCALE(p, m);
+}
+
+/* exp up to 88.72283. Zero where the result would be subnormal, since some units flush those and
+   some do not. A NaN takes the second choice each time, which keeps it. */
+NN__KERNEL_INLINE NN__V NN__ID(exp_below)(NN__V x) {
+    NN__V p = NN__ID(exp_within)(x);
     p = NN__SEL_GT(x, NN__K(-87.3365478515625f), p, x);
-    p = NN__SEL_GT(NN__K(-87.336540222167969f), x, NN__KBITS(0), p);
+    return NN__SEL_GT(NN__K(-87.336540222167969f), x, NN__KBITS(0), p);
+}
+
+/* exp of anything; -inf, inf and NaN as usual. */
+NN__KERNEL_INLINE NN__V NN__ID(exp)(NN__V x) {
+    NN__V p = NN__ID(exp_below)(x);
     return NN__SEL_GT(x, NN__K(88.722831726074219f), NN__KBITS(NN__INF_BITS), p);
 }
 
@@ -9711,10 +9725,10 @@ NN__KERNEL_INLINE NN__V NN__ID(log)(NN__V x) {
 
 /* tanh, below 1.07 ulp, odd to the sign of zero, exactly +-1 from 9.02 on.
    Method: odd minimax polynomial below 0.71875, where 1 - 2 / (exp(2x) + 1) would cancel; that form
-   above it, which runs into 1 by itself when exp overflows. */
+   above it, with exp of at most 20, where it is 1. */
 NN__KERNEL_INLINE NN__V NN__ID(tanh)(NN__V x) {
     NN__V a, e, t, p, u;
-    a = NN__COPYSIGN(x, NN__K(1.0f));
+    a = NN__BITS_AND(x, NN__KBITS(0x7fffffffu));
     u = NN__MUL(a, a);
     p = NN__FMA(u, NN__K(-0.0050001800991594791f), NN__K(0.019938884302973747f));
     p = NN__FMA(p, u, NN__K(-0.053501229733228683f));
@@ -9722,12 +9736,13 @@ NN__KERNEL_INLINE NN__V NN__ID(tanh)(NN__V x) {
     p = NN__FMA(p, u, NN__K(-0.33333152532577515f));
     p = NN__MUL(p, u);
     p = NN__FMA(p, a, a);
-    e = NN__ADD(a, a);
-    e = NN__ID(exp)(e);
+    e = NN__SEL_GT(a, NN__K(10.0f), NN__K(10.0f), a);
+    e = NN__ADD(e, e);
+    e = NN__ID(exp_within)(e);
     e = NN__ADD(e, NN__K(1.0f));
     t = NN__DIV(NN__K(2.0f), e);
     t = NN__SUB(NN__K(1.0f), t);
-    t = NN__SEL_GT(a, NN__K(0.71875f), t, p);
+    t = NN__SEL_GT(a, NN__K(0.71875f), t, p); /* p of a NaN is one */
     return NN__COPYSIGN(t, x);
 }
 
@@ -9735,8 +9750,8 @@ NN__KERNEL_INLINE NN__V NN__ID(tanh)(NN__V x) {
    Only exp(-|x|) is taken, so nothing can overflow; the numerator picks the side. */
 NN__KERNEL_INLINE NN__V NN__ID(sigmoid)(NN__V x) {
     NN__V e, d;
-    e = NN__COPYSIGN(x, NN__K(-1.0f));
-    e = NN__ID(exp)(e);
+    e = NN__BITS_OR(x, NN__KBITS(0x80000000u));
+    e = NN__ID(exp_below)(e);
     d = NN__ADD(e, NN__K(1.0f));
     e = NN__SEL_GT(x, NN__KBITS(0), NN__K(1.0f), e);
     return NN__DIV(e, d);
@@ -10716,7 +10731,7 @@ NN__KERNEL float NN__ID(sum_f32)(const float *x, size_t n) {
    Recurrent cells, one step of one sample; what the products left stands in z and q. */
 
 /* Hochreiter and Schmidhuber, 1997, with a forget gate: c = s(f) c0 + s(i) tanh(g), h = s(o)
-   tanh(c) */
+   tanh(c). Two loops: in one, tanh(c) would wait for all that is before it. */
 NN__KERNEL void NN__ID(lstm_f32)(float *z, float *h, float *c, const float *c0, int32_t n) {
     int32_t j;
     for (j = 0; j < n; j += NN__WIDTH) {
@@ -10730,8 +10745,11 @@ NN__KERNEL void NN__ID(lstm_f32)(float *z, float *h, float *c, const float *c0, 
         NN__STORE(z + 2 * n + j, g, w);
         NN__STORE(z + 3 * n + j, o, w);
         NN__STORE(c + j, x, w);
-        x = NN__ID(tanh)(x);
-        NN__STORE(h + j, NN__MUL(o, x), w);
+    }
+    for (j = 0; j < n; j += NN__WIDTH) {
+        int w = NN__LEFT(n - j);
+        NN__V x = NN__ID(tanh)(NN__LOAD(c + j, w));
+        NN__STORE(h + j, NN__MUL(NN__LOAD(z + 3 * n + j, w), x), w);
     }
 }
 
