@@ -253,6 +253,8 @@
      NN_NO_LIBC        no C library header but stdint, stddef, stdarg, float and limits; implies the
                        two above
      NN_NO_STRINGS     no error sentences, no nn_print
+     NN_NO_PLANNER     no nn_memory, nn_build, nn_load, nn_clone: models come from constant plans
+                       (nn_open)
      NN_NO_SIMD        plain C kernels compiled with the file's own flags only
      NN_FAST_MULADD    without a fused multiply-add instruction: a * b + c (gives up equal bits)
      NN_OPS            ops that text and files may name: #define NN_OPS NN_INPUT, NN_DENSE
@@ -410,10 +412,11 @@ typedef struct nn_layer {
     int32_t mask;        /* embedding: 1: lstm, gru and rnn skip the steps that hold pad_id, as
                             Keras' mask_zero */
     int32_t sparse;      /* embedding: 1: the gradient is kept for the ids of a batch only, and an
-                            update changes only their vectors: the same under SGD, and for Adam what
-                            PyTorch's SparseAdam does (with NN_EPS_KERAS). Not with momentum, weight
-                            decay, share or a hook; gradients of opts.batch samples can be summed
-                            before nn_zero_grad. 0: all vectors, as PyTorch does by default */
+                            update changes only vectors with a gradient: the same under SGD, and for
+                            Adam what PyTorch's SparseAdam does (with NN_EPS_KERAS). Not with
+                            momentum, weight decay, share or a hook; gradients of opts.batch samples
+                            can be summed before nn_zero_grad. 0: all vectors, as PyTorch does by
+                            default */
     int32_t layers;      /* lstm, gru, rnn: stacked ones; 0: 1 */
     int32_t bidirectional; /* lstm, gru, rnn: 1: a second one from the last step to the first; the
                             outputs are forward's, then backward's */
@@ -642,6 +645,7 @@ struct nn_progress {
 
 /* >>api -------------------------------------------------------------------------------------- */
 
+#ifndef NN_NO_PLANNER
 /* Bytes of the block that nn_build needs for these rows and options: exact, and the same on every
    machine. Negative: an error, with its sentence in o->why. Under NN_NO_MALLOC planning itself
    happens in o->memory, which must be given, and the result counts that too. O(rows^2). */
@@ -661,17 +665,18 @@ NNDEF int nn_build_text(nn_model *m, const char *text, const nn_opts *o);
    afterwards unless o->in_place is set. Any byte of it may be hostile. */
 NNDEF int nn_load(nn_model *m, const void *image, size_t size, const nn_opts *o);
 
+/* A second model with the same rows and other options (another thread's inference, say): tensors
+   that do not train there are shared with src, which must outlive it and must not train meanwhile.
+   o as for nn_build, without weights. A clone of a clone shares with the first model only. */
+NNDEF int nn_clone(nn_model *m, const nn_model *src, const nn_opts *o);
+#endif
+
 /* Reads the tensors of a file into a model that exists, by name. With allow_missing tensors of the
    model that the file lacks, and tensors of the file that the model lacks, are left alone; missing
    (NULL: nobody) is then told each name, prefixed by '-' or '+'. num_batches_tracked, position_ids
    and aux. entries are passed over. All or nothing: on error no tensor changed. */
 NNDEF int nn_load_params(nn_model *m, const void *image, size_t size, int allow_missing,
                          void (*missing)(void *user, const char *name), void *user);
-
-/* A second model with the same rows and other options (another thread's inference, say): tensors
-   that do not train there are shared with src, which must outlive it and must not train meanwhile.
-   o as for nn_build, without weights. A clone of a clone shares with the first model only. */
-NNDEF int nn_clone(nn_model *m, const nn_model *src, const nn_opts *o);
 
 /* A model from a constant plan: the same results as from its rows. memory has p->memory bytes or
    more, aligned to NN_ALIGNMENT, and like *p outlives the model. m->opts.why may be set afterwards.
@@ -796,7 +801,7 @@ NNDEF int nn_write_memory(void *user, const void *bytes, size_t size);
 /* To and from a path. nn_save_file replaces the file atomically: PATH.tmp, flush, rename.
    nn_load_file with in_place keeps the file in memory until nn_free. */
 NNDEF int nn_save_file(const nn_model *m, const char *path, int with_training);
-#ifndef NN_NO_MALLOC
+#if !defined(NN_NO_MALLOC) && !defined(NN_NO_PLANNER)
 NNDEF int nn_load_file(nn_model *m, const char *path, const nn_opts *o);
 #endif
 #endif
@@ -1189,6 +1194,17 @@ static void nn__sync_folder(const char *path) {
 #else
 #define NN__TRAIN_ONLY(f) f
 #define NN__CAN_TRAIN 1
+#endif
+
+/* What nothing needs without a planner is dropped by the compiler. */
+#ifdef NN_NO_PLANNER
+#define NN__PLAN_ONLY(f) NULL
+#if defined(__GNUC__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wunused-function"
+#endif
+#else
+#define NN__PLAN_ONLY(f) f
 #endif
 
 /* Around a constant that was declared before: in C++ a static one cannot be. */
@@ -3702,17 +3718,21 @@ static void nn__clear_grad(const nn_model *m, const nn_tensor *t, float *at) {
     NN_MEMSET(at, 0, 4 * words);
 }
 
-/* The vector of id in a sparse gradient, entered if it is new. */
-static float *nn__sparse_vector(const nn__sparse *s, int32_t id, size_t units) {
+/* The vector of id in a sparse gradient, entered if it is new; NULL: it is new, and v is zero, as
+   behind the length of a sequence. */
+static float *nn__sparse_vector(const nn__sparse *s, int32_t id, const float *v, size_t units) {
     uint32_t slot = (uint32_t)id * 0x9e3779b1u >> s->shift;
-    float *v;
+    float *to = s->vector;
+    size_t i = 0;
     while (s->table[slot] && s->id[s->table[slot] - 1] != id) slot = (slot + 1) & (s->slots - 1);
-    if (s->table[slot]) return s->vector + (size_t)(s->table[slot] - 1) * units;
-    v = s->vector + (size_t)*s->count * units;
+    if (s->table[slot]) return to + (size_t)(s->table[slot] - 1) * units;
+    while (i < units && v[i] == 0) i++;
+    if (i == units) return NULL;
+    to += (size_t)*s->count * units;
     s->id[*s->count] = id;
     s->table[slot] = ++*s->count;
-    NN_MEMSET(v, 0, 4 * units);
-    return v;
+    NN_MEMSET(to, 0, 4 * units);
+    return to;
 }
 
 /* Makes zero what only counts as zero. */
@@ -3922,7 +3942,8 @@ static void nn__set_shape(nn_row *r, int32_t h, int32_t w, int32_t c) {
                          shape, plan, update, fields)                                             \
     NN__CONSTANT_BEGIN const nn_op nn_op_##id = {                                                 \
         #id, stem, suffixes, fields, inputs_min, inputs_max, running, role, fuses,                \
-        shape, plan, nn__##as##_forward, NN__TRAIN_ONLY(nn__##as##_backward), update              \
+        NN__PLAN_ONLY(shape), NN__PLAN_ONLY(plan), nn__##as##_forward,                            \
+        NN__TRAIN_ONLY(nn__##as##_backward), update                                               \
     };                                                                                            \
     NN__CONSTANT_END
 #define NN__DEFINE_OP(id, stem, suffixes, inputs_min, inputs_max, running, role, fuses, shape,    \
@@ -5530,8 +5551,9 @@ static nn__vectors nn__vectors_of(const nn_model *m, const nn_cmd *c) {
 static void nn__add_vector(const nn_model *m, const nn__vectors *v, int32_t id, const float *dy) {
     float *to;
     if (id + 1 == v->pad_id) return;
-    to = v->whole ? v->whole + (size_t)id * v->units : nn__sparse_vector(&v->list, id, v->units);
-    NN__CALL(m, add, to, to, dy, v->units);
+    to = v->whole ? v->whole + (size_t)id * v->units
+                  : nn__sparse_vector(&v->list, id, dy, v->units);
+    if (to) NN__CALL(m, add, to, to, dy, v->units);
 }
 
 static void nn__embedding_backward(nn_model *m, const nn_cmd *c) {
@@ -6096,7 +6118,8 @@ static void nn__recurrent_backward(nn_model *m, const nn_cmd *c) {
 #define NN__DEFINE_RECURRENT(id, fields)                                                           \
     NN__CONSTANT_BEGIN const nn_op nn_op_##id = {                                                  \
         #id, #id, "weight_ih weight_hh bias_ih bias_hh", fields, 1, 1, 0, NN__RECURRENT_ROLE, 0,   \
-        nn__recurrent_shape, nn__recurrent_plan, nn__recurrent_forward,                            \
+        NN__PLAN_ONLY(nn__recurrent_shape), NN__PLAN_ONLY(nn__recurrent_plan),                     \
+        nn__recurrent_forward,                                                                     \
         NN__TRAIN_ONLY(nn__recurrent_backward), NULL                                               \
     };                                                                                             \
     NN__CONSTANT_END
@@ -7384,6 +7407,14 @@ static int nn__init_values(nn_model *m) {
     return 0;
 }
 
+NNDEF void nn_free(nn_model *m) {
+    if (!m) return;
+    NN_FREE(m->owned);
+    NN_FREE(m->owned_file);
+    NN_MEMSET(m, 0, sizeof *m);
+}
+
+#ifndef NN_NO_PLANNER
 /* Lays out and fills a model; on error frees it. */
 static int nn__build(nn_model *m, const nn__source *s, const nn_opts *o) {
     int64_t total;
@@ -7452,13 +7483,6 @@ NNDEF int64_t nn_memory_text(const char *text, const nn_opts *o) {
     return err ? err : nn__plan(&m, &s, o, 0);
 }
 
-NNDEF void nn_free(nn_model *m) {
-    if (!m) return;
-    NN_FREE(m->owned);
-    NN_FREE(m->owned_file);
-    NN_MEMSET(m, 0, sizeof *m);
-}
-
 NNDEF int nn_clone(nn_model *m, const nn_model *src, const nn_opts *o) {
     nn__source s = nn__source_rows(src ? src->rows : NULL);
     uint32_t i, e;
@@ -7483,6 +7507,7 @@ NNDEF int nn_clone(nn_model *m, const nn_model *src, const nn_opts *o) {
     }
     return 0;
 }
+#endif
 
 /* >>file ----------------------------------------------------------------------------------------
    Model files (>>format). The reader trusts nothing: sizes are compared before they are added, and
@@ -8328,6 +8353,7 @@ static int nn__resume_options(const nn__reader *r, nn_opts *o) {
     return 0;
 }
 
+#ifndef NN_NO_PLANNER
 /* The source of a file's rows; r is opened. */
 static nn__source nn__source_file(const nn__reader *r, int *err) {
     nn__source s = nn__source_rows(NULL);
@@ -8449,6 +8475,7 @@ NNDEF int nn_load(nn_model *m, const void *image, size_t size, const nn_opts *o)
     if (err) nn_free(m);
     return err;
 }
+#endif
 
 NNDEF int nn_load_params(nn_model *m, const void *image, size_t size, int allow_missing,
                          void (*missing)(void *user, const char *name), void *user) {
@@ -8498,7 +8525,7 @@ NNDEF int nn_save_file(const nn_model *m, const char *path, int with_training) {
     return err;
 }
 
-#ifndef NN_NO_MALLOC
+#if !defined(NN_NO_MALLOC) && !defined(NN_NO_PLANNER)
 NNDEF int nn_load_file(nn_model *m, const char *path, const nn_opts *o) {
     void *image = NULL;
     long size = -1;
@@ -9222,6 +9249,9 @@ NNDEF int nn_print(const nn_model *m, nn_write_fn *write, void *user) {
 }
 #endif
 
+#if defined(NN_NO_PLANNER) && defined(__GNUC__)
+#pragma GCC diagnostic pop
+#endif
 NN__SMALL_END
 /* >>stamps --------------------------------------------------------------------------------------
    Part 4 once per instruction set, and the choice between them. */

@@ -10,8 +10,9 @@
    precision, recall and F1 on those, praise being what is looked for, and then reads sentences
    from standard input, one a line, until an empty line or the end.
 
-   Options: --seed N (1), of the net; the split is always the same. --epochs N (4).
-   tools/sequence_reference.py does the training in PyTorch. */
+   Options: --seed N (1), of the net; the split is always the same. --epochs N (4). --save FILE: the
+   net and its vocabulary, one file; text FILE.nn then only scores. tools/sequence_reference.py does
+   the training in PyTorch. */
 
 #define NN_IMPLEMENTATION
 #include "nn.h"
@@ -121,10 +122,9 @@ static void shuffle(sentence *s, int n)
 }
 
 /* Numbers the words of the sentences. The vocabulary is one block of bytes, used where it lies. */
-static void *number_words(nn_tokenizer *words, const sentence *s, int n)
+static void *number_words(const sentence *s, int n, size_t *bytes)
 {
     nn_words_opts o = { .num_words = WORDS, .why = why, .why_size = sizeof why };
-    nn_opts load = { .why = why, .why_size = sizeof why };
     size_t size = (size_t)check(nn_words_memory(WORDS_MAX, WORDS_BYTES));
     void *block = allocate(size, 1), *vocabulary;
     nn_words count;
@@ -132,11 +132,10 @@ static void *number_words(nn_tokenizer *words, const sentence *s, int n)
 
     check(nn_words_begin(&count, &o, block, size, WORDS_MAX, WORDS_BYTES));
     for (i = 0; i < n; i++) check(nn_words_add(&count, s[i].text, s[i].size));
-    size = (size_t)check(nn_words_save(&count, NULL, 0));
-    vocabulary = allocate(size, 1);
-    check(nn_words_save(&count, vocabulary, size));
+    *bytes = (size_t)check(nn_words_save(&count, NULL, 0));
+    vocabulary = allocate(*bytes, 1);
+    check(nn_words_save(&count, vocabulary, *bytes));
     free(block);
-    check(nn_tokenizer_load(words, vocabulary, size, &load));
     return vocabulary;
 }
 
@@ -177,13 +176,31 @@ static void score_input(nn_model *m, const nn_tokenizer *words)
     printf("\n");
 }
 
+/* A net that --save wrote, with the vocabulary from the same file. */
+static void score_with(const char *path)
+{
+    nn_opts o = { .why = why, .why_size = sizeof why };
+    nn_tokenizer words;
+    const void *vocabulary;
+    size_t size;
+    nn_model m;
+
+    check(nn_load_file(&m, path, &o));
+    vocabulary = nn_get_aux(&m, "words", &size);
+    if (!vocabulary || m.in_size != LENGTH) die(path, "is no file of this program");
+    check(nn_tokenizer_load(&words, vocabulary, size, &o));
+    score_input(&m, &words);
+    nn_free(&m);
+}
+
 int main(int argc, char **argv)
 {
     /* Word vectors begin within +-0.05, as Keras' do: PyTorch's, of variance 1, learn slower. */
     nn_opts o = { .batch = 32, .train = "*", .loss = NN_BCE, .optimizer = NN_ADAM, .lr = 0.001f,
                   .init = NN_INIT_KERAS, .seed = 1, .why = why, .why_size = sizeof why };
+    nn_aux aux[] = { { .name = "words" }, { 0 } };
     nn_fit_opts fit = { .epochs = 4 };
-    const char *folder = NULL;
+    const char *folder = NULL, *save = NULL;
     char path[1000], *bytes;
     int32_t (*x)[LENGTH];
     float *y, *out;
@@ -191,7 +208,7 @@ int main(int argc, char **argv)
     nn_tokenizer words;
     void *vocabulary;
     nn_model m;
-    size_t size, lines = 1, at;
+    size_t size, lines = 1, at, length;
     int n, test, i;
 
     for (i = 1; i < argc; i++) {
@@ -200,11 +217,17 @@ int main(int argc, char **argv)
         if (argv[i][0] != '-') { folder = argv[i]; continue; }
         if (!strcmp(argv[i], "--epochs")) fit.epochs = atoi(value);
         else if (!strcmp(argv[i], "--seed")) o.seed = strtoul(value, NULL, 10);
+        else if (!strcmp(argv[i], "--save")) save = value;
         else die(argv[i], "unknown option; see the top of text.c");
         if (++i == argc) die(argv[i - 1], "needs a value");
     }
     if (!folder) die("which folder?", "name one that python3 tools/get_sequences.py FOLDER wrote");
     if (fit.epochs < 1) die("--epochs", "at least 1");
+    length = strlen(folder);
+    if (length > 3 && !strcmp(folder + length - 3, ".nn")) {
+        score_with(folder);
+        return 0;
+    }
 
     n = snprintf(path, sizeof path, "%s/movie.txt", folder);
     if (n < 0 || n >= (int)sizeof path) die(folder, "too long a name");
@@ -217,7 +240,10 @@ int main(int argc, char **argv)
     shuffle(s, n);
 
     /* The vocabulary knows nothing of the sentences to test with. */
-    vocabulary = number_words(&words, s + test, n - test);
+    vocabulary = number_words(s + test, n - test, &aux->size);
+    aux->bytes = vocabulary;
+    o.aux = aux;
+    check(nn_tokenizer_load(&words, vocabulary, aux->size, &o));
     x = (int32_t (*)[LENGTH])allocate((size_t)n, sizeof *x);
     y = (float *)allocate((size_t)n, sizeof *y);
     out = (float *)allocate((size_t)test, sizeof *out);
@@ -237,6 +263,7 @@ int main(int argc, char **argv)
     check(nn_fit(&m, &fit));
     check(nn_infer(&m, x[0], out, test));
     print_scores(y, out, test);
+    if (save) check(nn_save_file(&m, save, 0));
     score_input(&m, &words);
 
     nn_free(&m);
