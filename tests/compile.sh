@@ -110,6 +110,16 @@ configuration 'NN_MEMCPY(a,b,n)=memmove(a,b,n)' 'NN_MEMSET(p,v,n)=memset(p,v,n)'
 configuration 'NN_SYNC(f)=fflush(f)' 'NN_TERMINAL()=0' 'NN_RENAME(a,b)=rename(a,b)'
 configuration 'NN_OPS=NN_INPUT,NN_DENSE,NN_ACTIVATION,NN_EMBEDDING,NN_LSTM,NN_GRU'
 
+for compiler in 'gcc -std=c99' 'clang -std=c99' 'g++ -std=c++11'; do
+    for macros in '' '-DNN_NO_LIBC -DNN_NO_STRINGS -DNN_NO_TRAIN'; do
+        job "$compiler NN_NO_PLANNER $macros" "
+            case '$compiler' in *++*) lang=c++ warn=\$WARN ;; *) lang=c warn=\$WARN_C ;; esac
+            $compiler \$warn -O1 -DNN_NO_PLANNER $macros -DNN_IMPLEMENTATION -x \$lang \
+                -c \"\$ROOT/nn.h\" -o nn.o && nm nn.o >list && grep -q ' T nn_open' list &&
+            ! grep -E ' nn__?(plan_all|build|build_text|load|memory|clone)$' list"
+    done
+done
+
 symbols "only nn_ is public" "" "grep -E ' [ABCDGRSTVW] ' list | grep -v ' nn_'"
 symbols "no variables" "" "grep -E ' [BbCDdGgSs] ' list"
 symbols "NN_NO_STDIO" -DNN_NO_STDIO "grep -E ' U .*(printf|put|open|close|read|write|std|tty)' list"

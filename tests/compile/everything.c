@@ -242,6 +242,7 @@ static void train(void) {
 
 static void files(void) {
     static unsigned char image[8192];
+    static const nn_aux aux[] = { { "words", "abc", 3 }, { NULL, NULL, 0 } };
     nn_memory_writer writer;
     nn_opts o = options(NULL, 0);
     nn_model m;
@@ -251,7 +252,9 @@ static void files(void) {
     writer.bytes = image;
     writer.capacity = sizeof image;
     writer.size = 0;
+    o.aux = aux;
     CHECK(nn_build_text(&m, text, &o) == 0);
+    o.aux = NULL;
     CHECK(nn_infer(&m, x, out[0], SAMPLES) == 0);
     CHECK(nn_save(&m, 0, nn_write_memory, &writer) == (int64_t)writer.size && writer.size > 0);
     CHECK(nn_save(&m, 0, count_bytes, &counted) > 0 && counted == writer.size);
@@ -264,6 +267,7 @@ static void files(void) {
     CHECK(nn_memory_file(image, writer.size, &o) > 0);
     CHECK(nn_load(&m, image, writer.size, &o) == 0);
     CHECK(nn_infer(&m, x, again[0], SAMPLES) == 0 && same(out, again, sizeof out));
+    CHECK(same(nn_get_aux(&m, "words", &counted), "abc", 3) && counted == 3);
     nn_free(&m);
 #if !defined(NN_NO_STDIO) && !defined(NN_NO_MALLOC)
     memset(again, 0, sizeof again);
@@ -274,6 +278,49 @@ static void files(void) {
 #ifndef NN_NO_STDIO
     CHECK(remove("everything.nn") == 0);
 #endif
+}
+
+/* ---- constant plans ---- */
+
+/* The tables of a model that was built, as nntool.py c would write them down. */
+static void plans(void) {
+    NN_ALIGN static unsigned char block[1 << 16];
+    static float weights[INPUTS * HIDDEN + HIDDEN + HIDDEN * OUTPUTS + OUTPUTS];
+    nn_opts o = options(NULL, 0);
+    nn_model m, planned;
+    nn_plan p;
+
+    weights[0] = 0.5f;
+    o.weights = weights;
+    o.weights_size = sizeof weights;
+    o.in_place = 1;
+    CHECK(nn_build(&m, net, &o) == 0);
+    memset(&p, 0, sizeof p);
+    p.rows = net;
+    p.row = m.row;
+    p.input = m.input;
+    p.tensor = m.tensor;
+    p.cmd = m.cmd;
+    p.weights = weights;
+    p.init = nn_plan_init;
+    p.opts = m.opts;
+    p.memory = (uint32_t)m.block_size;
+    p.row_count = m.row_count;
+    p.input_count = m.input_count;
+    p.tensor_count = m.tensor_count;
+    p.infer_count = m.infer_count;
+    p.grad_offset = m.grad_offset;
+    p.state_offset = m.state_offset;
+    p.loss_offset = m.loss_offset;
+    p.carry_offset = m.carry_offset;
+    p.micro = m.micro;
+    p.in_size = m.in_size;
+    p.out_size = m.out_size;
+    CHECK(nn_open(&planned, &p, block, sizeof block) == 0);
+    CHECK(nn_infer(&m, x, out[0], SAMPLES) == 0);
+    CHECK(nn_infer(&planned, x, again[0], SAMPLES) == 0 && same(out, again, sizeof out));
+    CHECK(nn_open(&planned, &p, block, m.block_size - 1) == NN_ERR_MEMORY);
+    nn_free(&m);
 }
 
 /* ---- sequences: one by one as all at once ---- */
@@ -335,6 +382,7 @@ static void words(void) {
 
 int main(void) {
     make_net_and_data();
+    plans();
     sequences();
     words();
     infer();
