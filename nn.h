@@ -3970,8 +3970,8 @@ static int nn__input_shape(nn_shape *s) {
     if (!n) return nn_row_error(s, "shape is missing");
     for (k = 0; k < n; k++) s->out->dim[3 - n + k] = row->shape[k];
     s->out->ndim = (uint8_t)n;
-    if (row->order && n < 3)
-        return nn_row_error(s, "order = NN_CHW needs a shape of three dimensions");
+    if (row->order && n < 2)
+        return nn_row_error(s, "order = NN_CHW needs a shape of two or three dimensions");
     if (row->type == NN_I32 && (n > 1 || nn__input_is_scaled(row)))
         return nn_row_error(s, "type = NN_I32 takes ids: shape {T}, no scale, mean or std");
     steps = ((const nn__planner *)s->planner)->o->steps;

@@ -139,6 +139,9 @@ static void check_small_buffers(refuse_fn *refuse, const void *what, nn_opts o, 
 #define DENSE .op = NN_DENSE, .units = 2
 #define CONV .op = NN_CONV2D, .units = 2
 #define POOL .op = NN_MAXPOOL2D
+#define SEQUENCE(t, c) .op = NN_INPUT, .name = "x", .shape = { t, c }
+#define CONV1D .op = NN_CONV1D, .units = 2
+#define ONE_ELEMENT "kernel, stride and dilation have one element, pad has two"
 
 #define TEN "0123456789"
 #define NAME_120 TEN TEN TEN TEN TEN TEN TEN TEN TEN TEN TEN TEN
@@ -214,8 +217,8 @@ static const struct {
     { { { .op = NN_INPUT } }, "row 0 (input \"input1\"): shape is missing" },
     { { { IMAGE(4, 0, 3) } }, "row 0 (input \"x\"): shape has a zero before its last dimension" },
     { { { IMAGE(0, 4, 3) } }, "row 0 (input \"x\"): shape has a zero before its last dimension" },
-    { { { .op = NN_INPUT, .shape = { 4, 3 }, .order = NN_CHW } },
-      "row 0 (input \"input1\"): order = NN_CHW needs a shape of three dimensions" },
+    { { { .op = NN_INPUT, .shape = { 12 }, .order = NN_CHW } },
+      "row 0 (input \"input1\"): order = NN_CHW needs a shape of two or three dimensions" },
     { { { .op = NN_INPUT, .shape = { 2, 2, 3 }, .mean = { 1, 1, 1, 1 } } },
       "row 0 (input \"input1\"): mean or std for channel 4 of 3" },
     { { { .op = NN_INPUT, .shape = { 2, 2, 1 }, .std = { 0, 1 } } },
@@ -336,6 +339,54 @@ static const struct {
       "row 1 (conv2d \"conv1\"): 4 input and 2 output channels do not divide into 2147483647 "
       "groups" },
 
+    /* windows along a sequence */
+    { { { IMAGE(9, 9, 1) }, { CONV1D, .kernel = { 3 } } },
+      "row 1 (conv1d \"conv1\"): needs a sequence [T,C] as input" },
+    { { { VECTOR(9) }, { .op = NN_AVGPOOL1D, .kernel = { 3 } } },
+      "row 1 (avgpool1d \"avgpool1\"): needs a sequence [T,C] as input" },
+    { { { IMAGE(1, 9, 2) }, { .op = NN_MAXPOOL1D, .kernel = { 3 } } },
+      "row 1 (maxpool1d \"pool1\"): needs a sequence [T,C] as input" },
+    { { { SEQUENCE(9, 2) }, { CONV, .kernel = { 1, 3 } } },
+      "row 1 (conv2d \"conv1\"): needs an image [H,W,C] as input" },
+    { { { SEQUENCE(9, 2) }, { .op = NN_AVGPOOL2D, .kernel = { 2 } } },
+      "row 1 (avgpool2d \"avgpool1\"): needs an image [H,W,C] as input" },
+    { { { VECTOR(9) }, { .op = NN_GLOBALMAXPOOL } },
+      "row 1 (globalmaxpool \"gmp1\"): needs an image [H,W,C] or a sequence [T,C]" },
+    { { { SEQUENCE(9, 2) }, { .op = NN_CONV1D, .kernel = { 3 } } },
+      "row 1 (conv1d \"conv1\"): units is missing" },
+    { { { SEQUENCE(9, 2) }, { CONV1D } }, "row 1 (conv1d \"conv1\"): kernel is missing" },
+    { { { SEQUENCE(9, 2) }, { .op = NN_MAXPOOL1D } },
+      "row 1 (maxpool1d \"pool1\"): kernel is missing" },
+    { { { SEQUENCE(9, 2) }, { CONV1D, .kernel = { 1, 3 } } },
+      "row 1 (conv1d \"conv1\"): " ONE_ELEMENT },
+    { { { SEQUENCE(9, 2) }, { CONV1D, .kernel = { 3 }, .stride = { 1, 1 } } },
+      "row 1 (conv1d \"conv1\"): " ONE_ELEMENT },
+    { { { SEQUENCE(9, 2) }, { CONV1D, .kernel = { 3 }, .dilation = { 1, 1 } } },
+      "row 1 (conv1d \"conv1\"): " ONE_ELEMENT },
+    { { { SEQUENCE(9, 2) }, { CONV1D, .kernel = { 3 }, .pad = { 1, 1, 1, 0 } } },
+      "row 1 (conv1d \"conv1\"): " ONE_ELEMENT },
+    { { { SEQUENCE(9, 2) }, { .op = NN_AVGPOOL1D, .kernel = { 3 }, .pad = { 0, 0, 0, 1 } } },
+      "row 1 (avgpool1d \"avgpool1\"): " ONE_ELEMENT },
+    { { { SEQUENCE(3, 9) }, { CONV1D, .kernel = { 5 }, .pad = { 0, 1 } } },
+      "row 1 (conv1d \"conv1\"): kernel 1x5 larger than input 3x9" },
+    { { { SEQUENCE(1, 9) }, { .op = NN_MAXPOOL1D, .kernel = { 2 } } },
+      "row 1 (maxpool1d \"pool1\"): kernel 1x2 larger than input 1x9" },
+    { { { SEQUENCE(8, 1) }, { CONV1D, .kernel = { 3 }, .dilation = { 4 } } },
+      "row 1 (conv1d \"conv1\"): kernel 1x3 spans 1x9, larger than input 8x1" },
+    { { { SEQUENCE(9, 1) }, { .op = NN_MAXPOOL1D, .kernel = { 2 }, .pad = { 1, 2 } } },
+      "row 1 (maxpool1d \"pool1\"): padding 1 and 2 must be smaller than the kernel's 2" },
+    { { { SEQUENCE(9, 3) }, { CONV1D, .kernel = { 1 }, .groups = 2 } },
+      "row 1 (conv1d \"conv1\"): 3 input and 2 output channels do not divide into 2 groups" },
+    { { { SEQUENCE(9, 3) }, { .op = NN_MAXPOOL1D, .kernel = { 2 }, .dilation = { 2 } } },
+      "row 1 (maxpool1d \"pool1\"): dilation is not a field of this op" },
+
+    /* sparse gradients */
+    { { { VECTOR(2) }, { DENSE, .sparse = 1 } },
+      "row 1 (dense \"dense1\"): sparse is not a field of this op" },
+    { { { .op = NN_INPUT, .shape = { 3 }, .type = NN_I32 },
+        { .op = NN_EMBEDDING, .vocab = 5, .units = 2, .sparse = 2 } },
+      "row 1 (embedding \"embedding1\"): sparse is 2, not from 0 to 1" },
+
     /* sizes: the first dimension, or the product, passes what 32 or 64 bits hold */
     { { { VECTOR(1 << 30) } }, "row 0 (input \"x\"): its output has 2^30 elements or more" },
     { { { IMAGE(INT32_LARGEST, 1, 1) } },
@@ -444,6 +495,10 @@ TEST(rows_at_the_limits) {
         { { IMAGE(2, 2, 4) }, { .op = NN_FLATTEN, .order = NN_CHW } },
         { { VECTOR(2) }, { DENSE, .act = NN_LEAKY_RELU, .slope = 3e38f } },
         { { VECTOR(2) }, { .op = NN_DROPOUT, .rate = 0.99999994f } },
+        { { SEQUENCE(3, 2) }, { CONV1D, .kernel = { 3 }, .groups = 2 } },
+        { { SEQUENCE(1, 2) }, { CONV1D, .kernel = { 3 }, .pad = { 65535, 1 } } },
+        { { SEQUENCE(9, 1) }, { CONV1D, .kernel = { 3 }, .dilation = { 4 } } },
+        { { SEQUENCE(1, 1) }, { .op = NN_MAXPOOL1D, .kernel = { 4 }, .pad = { 3, 3 } } },
     };
     nn_opts o = plain();
     int i;
@@ -647,7 +702,11 @@ TEST(texts_at_the_limits) {
 
 /* ---- options --------------------------------------------------------------------------------- */
 
-enum { MLP, CLASSES, SHARED, NORM, BARE, NETS };
+enum { MLP, CLASSES, SHARED, NORM, BARE, WORDS, TIED, TIED_LATER, NETS };
+
+#define IDS .op = NN_INPUT, .name = "x", .shape = { 3 }, .type = NN_I32
+#define TABLE .op = NN_EMBEDDING, .vocab = 5, .units = 2
+#define WORDS_HEAD { .op = NN_DENSE, .name = "head", .units = 5, .no_bias = 1 }
 
 static const nn_layer nets[NETS][5] = {
     { { VECTOR(2) },
@@ -657,6 +716,14 @@ static const nn_layer nets[NETS][5] = {
     { { VECTOR(2) }, { DENSE, .name = "a" }, { DENSE, .name = "b", .share = "a" } },
     { { VECTOR(2) }, { .op = NN_BATCHNORM, .name = "n" }, { DENSE, .name = "head" } },
     { { VECTOR(2) }, { .op = NN_FLATTEN, .name = "f" } },
+    { { IDS }, { TABLE, .name = "e", .sparse = 1 }, WORDS_HEAD },
+    { { IDS },
+      { TABLE, .name = "e", .sparse = 1 },
+      { .op = NN_DENSE, .name = "head", .units = 5, .no_bias = 1, .share = "e" } },
+    { { IDS },
+      { TABLE, .name = "e" },
+      { TABLE, .name = "f", .from = "x", .share = "e", .sparse = 1 },
+      { .op = NN_ADD, .with = "e" } },
 };
 
 enum { MLP_FLOATS = 2 * 3 + 3 + 3 + 1 };
@@ -677,6 +744,11 @@ typedef struct wrong_opts {
     nn_opts o;
     const char *sentence;
 } wrong_opts;
+
+static int return_seven(void *user, float *grad, uint32_t count) {
+    (void)user, (void)grad, (void)count;
+    return 7;
+}
 
 static const wrong_opts opts_table[] = {
     { MLP, { .batch = -1 }, "batch: -1 is negative" },
@@ -729,6 +801,43 @@ static const wrong_opts opts_table[] = {
       "fuse_update: input_grad is for nn_backward, which cannot be called then" },
 };
 
+/* Likewise: a sparse embedding that trains. */
+static const wrong_opts sparse_table[] = {
+    { WORDS,
+      { .train = "*", TRAIN, .momentum = 0.5f },
+      "row 1 (embedding \"e\"): sparse does not go with opts.momentum" },
+    { WORDS,
+      { .train = "e", TRAIN, .weight_decay = 0.5f },
+      "row 1 (embedding \"e\"): sparse does not go with opts.weight_decay" },
+    { WORDS,
+      { .train = "e", TRAIN, .weight_decay = 0.5f, .optimizer = NN_ADAM },
+      "row 1 (embedding \"e\"): sparse does not go with opts.weight_decay" },
+    { WORDS,
+      { .train = "*", TRAIN, .hook = return_seven },
+      "row 1 (embedding \"e\"): sparse does not go with opts.hook" },
+    { TIED, { .train = "*", TRAIN }, "row 1 (embedding \"e\"): sparse does not go with share" },
+    { TIED_LATER,
+      { .train = "*", TRAIN },
+      "row 2 (embedding \"f\"): sparse does not go with share" },
+};
+
+/* And bytes of the application's; the sentence ends in its number. */
+#define WRONG_AUX "aux: number %d has no valid name, no bytes, or another's name"
+static const struct {
+    nn_aux list[4];
+    int number;
+} aux_table[] = {
+    { { { "", "a", 1 } }, 0 },
+    { { { "two words", "a", 1 } }, 0 },
+    { { { "quote\"", "a", 1 } }, 0 },
+    { { { "\xc3\xa9", "a", 1 } }, 0 },
+    { { { NAME_127, "a", 1 }, { NAME_128, "a", 1 } }, 1 },
+    { { { "a", "a", 1 }, { "b", NULL, 1 } }, 1 },
+    { { { "a", "a", 0 } }, 0 },
+    { { { "a", "a", (size_t)1 << 31 } }, 0 },
+    { { { "a", "a", 1 }, { "b", "b", 1 }, { "a", "c", 1 } }, 2 },
+};
+
 /* What only a build looks at. */
 static const wrong_opts weights_table[] = {
     { MLP, { .weights = weights }, "weights_size: 0 bytes, the rows need 52" },
@@ -750,22 +859,56 @@ static const wrong_opts weights_table[] = {
 };
 
 TEST(wrong_options) {
-    int i, n = COUNT(opts_table);
+    int i, n = COUNT(opts_table), sparse = n + COUNT(weights_table);
 
-    for (i = 0; i < n + COUNT(weights_table); i++) {
-        const wrong_opts *w = i < n ? &opts_table[i] : &weights_table[i - n];
+    for (i = 0; i < sparse + COUNT(sparse_table); i++) {
+        const wrong_opts *w = i < n        ? &opts_table[i]
+                              : i < sparse ? &weights_table[i - n]
+                                           : &sparse_table[i - sparse];
         nn_opts o = with_why(w->o);
 
         test_note("entry %d", i);
         REFUSED(build_rows(nets[w->net], &o), NN_ERR_OPTION, w->sentence);
-        if (i < n) REFUSED(nn_memory(nets[w->net], &o), NN_ERR_OPTION, w->sentence);
+        if (i < n || i >= sparse)
+            REFUSED(nn_memory(nets[w->net], &o), NN_ERR_OPTION, w->sentence);
         check_small_buffers(build_rows, nets[w->net], o, NN_ERR_OPTION, w->sentence);
     }
 }
 
-static int return_seven(void *user, float *grad, uint32_t count) {
-    (void)user, (void)grad, (void)count;
-    return 7;
+/* Where a sparse embedding does not train, or not with that, all of it is fine. */
+TEST(sparse_beside_other_options) {
+    nn_opts o = training(NN_MSE, 2);
+
+    o.momentum = 0.5f;
+    o.weight_decay = 0.5f;
+    o.hook = return_seven;
+    o.train = "head";
+    CHECK_EQ_INT(build_rows(nets[WORDS], &o), 0);
+    o.train = NULL;
+    CHECK_EQ_INT(build_rows(nets[TIED], &o), 0);
+    o = training(NN_MSE, 2);
+    o.optimizer = NN_ADAM;
+    o.momentum = 0.5f; /* not Adam's */
+    CHECK_EQ_INT(build_rows(nets[WORDS], &o), 0);
+}
+
+TEST(wrong_aux) {
+    char sentence[96];
+    size_t size = 7;
+    nn_opts o;
+    int i;
+
+    for (i = 0; i < COUNT(aux_table); i++) {
+        test_note("entry %d", i);
+        o = plain();
+        o.aux = aux_table[i].list;
+        snprintf(sentence, sizeof sentence, WRONG_AUX, aux_table[i].number);
+        REFUSED(build_rows(nets[MLP], &o), NN_ERR_OPTION, sentence);
+        REFUSED(nn_memory(nets[MLP], &o), NN_ERR_OPTION, sentence);
+        check_small_buffers(build_rows, nets[MLP], o, NN_ERR_OPTION, sentence);
+    }
+    CHECK(nn_get_aux(NULL, "a", &size) == NULL);
+    CHECK_EQ_INT(size, 0);
 }
 
 TEST(options_against_outputs) {
@@ -1920,6 +2063,8 @@ int main(int argc, char **argv) {
     RUN(too_long_text);
     RUN(texts_at_the_limits);
     RUN(wrong_options);
+    RUN(sparse_beside_other_options);
+    RUN(wrong_aux);
     RUN(options_against_outputs);
     RUN(budgets);
     RUN(memory);

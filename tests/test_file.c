@@ -204,7 +204,14 @@ static const char small_net[] =
     "input x - shape=3; dense h x units=17 act=tanh; batchnorm n h; dropout r n rate=0.25;"
     "dense o r units=2";
 
-/* Every op; weights on both sides of the panels of 16 that they are kept in; shared tensors. */
+/* What acts along a sequence. */
+static const char sequence_net[] =
+    "input x - shape=9,4; conv1d c x units=34 kernel=3 stride=2 pad=1,2 dilation=2 groups=2"
+    " act=relu; maxpool1d p c kernel=2; avgpool1d q p kernel=2 stride=1 pad=1,0"
+    " count_pad=1; globalmaxpool g q; dense o g units=5";
+
+/* Every op of images; weights on both sides of the panels of 16 that they are kept in; shared
+   tensors. */
 static const char every_op[] =
     "input x - shape=12,10,3 type=u8 scale=0.0078125 mean=1,1,1 std=0.5,0.5,0.75;"
     "conv2d c1 x units=20 kernel=3 pad=1,1,1,1; batchnorm n1 c1 act=relu;"
@@ -440,13 +447,29 @@ TEST(names_shapes_values_and_places) {
     nn_free(&m);
 }
 
+/* Weights of conv1d have PyTorch's three dimensions. */
+TEST(shapes_along_a_sequence) {
+    file f = saved(sequence_net);
+    char *header = (char *)malloc(f.size);
+
+    need(header != NULL);
+    memcpy(header, f.bytes + 8, f.size - 8);
+    header[header_size(f.bytes)] = '\0';
+    CHECK(strstr(header, "\"c.weight\":{\"dtype\":\"F32\",\"shape\":[34,2,3],") != NULL);
+    CHECK(strstr(header, ";conv1d c x units=34 act=relu kernel=3 stride=2 dilation=2 pad=1,2 "
+                         "groups=2;maxpool1d p c kernel=2;") != NULL);
+    free(header);
+    drop(&f);
+}
+
 TEST(save_load_save) {
-    static const char *const nets[] = { TINY ";dense o d units=2", small_net, every_op };
+    static const char *const nets[] = { TINY ";dense o d units=2", small_net, every_op,
+                                        sequence_net };
     nn_opts o, plain, resume;
     nn_model a, b;
     int net, how, kind;
 
-    for (net = 0; net < 3; net++)
+    for (net = 0; net < 4; net++)
         for (how = 0; how < 3; how++) {
             test_note("net %d, optimizer %d", net, how);
             o = training("*");
@@ -564,12 +587,17 @@ static int refused(victim *v, file f) {
     return err;
 }
 
-static int new_victim(victim *v, int with_training) {
+enum { PLAIN, TRAINING, AUX, VICTIMS };
+
+static int new_victim(victim *v, int kind) {
+    const int with_training = kind == TRAINING;
+    static const nn_aux two[] = { { "words", "a few bytes", 11 }, { "n", "\1\2\3\4", 4 }, { 0 } };
     nn_model m;
 
     v->o = training("*");
+    if (kind == AUX) v->o.aux = two;
     v->o.momentum = 0.5f;
-    if (!build(&m, with_training ? TINY ";dense o d units=2" : small_net, &v->o)) return 0;
+    if (!build(&m, kind == PLAIN ? small_net : TINY ";dense o d units=2", &v->o)) return 0;
     train(&m, 0, 1);
     v->f = save(&m, with_training);
     CHECK(v->f.size <= 2048);
@@ -589,12 +617,12 @@ static void end_victim(victim *v) {
 }
 
 TEST(every_flipped_bit_is_noticed) {
-    int with_training;
+    int kind;
     victim v;
     size_t i;
 
-    for (with_training = 0; with_training < 2; with_training++) {
-        if (!new_victim(&v, with_training)) return;
+    for (kind = 0; kind < VICTIMS; kind++) {
+        if (!new_victim(&v, kind)) return;
         for (i = 0; i < 8 * v.f.size; i++) {
             test_note("bit %lu of %lu", (unsigned long)i, (unsigned long)(8 * v.f.size));
             v.f.bytes[i / 8] ^= (unsigned char)(1 << i % 8);
@@ -608,23 +636,26 @@ TEST(every_flipped_bit_is_noticed) {
 TEST(every_other_length_is_noticed) {
     victim v;
     size_t n;
+    int kind;
 
-    if (!new_victim(&v, 0)) return;
-    for (n = 0; n < v.f.size + 130; n++) {
-        file f = new_file(n);
+    for (kind = PLAIN; kind < VICTIMS; kind += AUX) {
+        if (!new_victim(&v, kind)) return;
+        for (n = 0; n < v.f.size + 130; n++) {
+            file f = new_file(n);
 
-        test_note("%lu bytes of %lu", (unsigned long)n, (unsigned long)v.f.size);
-        memcpy(f.bytes, v.f.bytes, n < v.f.size ? n : v.f.size);
-        if (n > v.f.size) {
-            memset(f.bytes + v.f.size, 0, n - v.f.size);
-            CHECK_EQ_INT(refused(&v, f), NN_ERR_FILE_END);
-            seal(f); /* a right checksum does not help */
-            CHECK_EQ_INT(refused(&v, f), NN_ERR_FILE_END);
+            test_note("%lu bytes of %lu", (unsigned long)n, (unsigned long)v.f.size);
+            memcpy(f.bytes, v.f.bytes, n < v.f.size ? n : v.f.size);
+            if (n > v.f.size) {
+                memset(f.bytes + v.f.size, 0, n - v.f.size);
+                CHECK_EQ_INT(refused(&v, f), NN_ERR_FILE_END);
+                seal(f); /* a right checksum does not help */
+                CHECK_EQ_INT(refused(&v, f), NN_ERR_FILE_END);
+            }
+            if (n < v.f.size) refused(&v, f);
+            drop(&f);
         }
-        if (n < v.f.size) refused(&v, f);
-        drop(&f);
+        end_victim(&v);
     }
-    end_victim(&v);
 }
 
 /* ---- hostile files --------------------------------------------------------------------------- */
@@ -690,6 +721,11 @@ static const hostile hostiles[] = {
           ENTRY("e.position_ids", "I64", "[1,2]", "[20,36]") ","
           ENTRY("aux.labels", "U8", "[3]", "[36,39]") ","
           ENTRY("aux.none", "I8", "[0]", "[39,39]")) },
+    { "what could be the application's, but for its type, shape or name", FINE, 26,
+      AND(ENTRY("aux.a", "I8", "[2]", "[12,14]") "," ENTRY("aux.b", "U8", "[2,1]", "[14,16]") ","
+          ENTRY("aux.c", "U8", "[]", "[16,17]") "," ENTRY("aux.d", "U8", "[0]", "[17,17]") ","
+          ENTRY("aux.a b", "U8", "[1]", "[17,18]") ","
+          ENTRY("aux.aux.e", "U8", "[8]", "[18,26]")) },
     { "a higher minor version", FINE, 12, WITH_META(META("1.7", "model", "")) },
     { "no feature required", FINE, 12, WITH_META(META("1.0", "model", ",'nn.req':''")) },
     { "unknown keys", FINE, 12, WITH_META(META("1.0", "model", ",'nn.src':'a','b':'c'")) },
@@ -843,6 +879,8 @@ static const hostile hostiles[] = {
     { "a tensor twice", TENSOR, 16, AND(BIAS("F32", "[1]", "[12,16]")) },
     { "an ignored tensor twice", TENSOR, 14,
       AND(ENTRY("aux.a", "I8", "[1]", "[12,13]") "," ENTRY("aux.a", "I8", "[1]", "[13,14]")) },
+    { "two of the application's of one name", TENSOR, 14,
+      AND(ENTRY("aux.a", "U8", "[1]", "[12,13]") "," ENTRY("aux.a", "U8", "[1]", "[13,14]")) },
     { "an unknown tensor twice", TENSOR, 14,
       AND(ENTRY("u", "I8", "[1]", "[12,13]") "," ENTRY("u", "I8", "[1]", "[13,14]")) },
     { "another shape", TENSOR, 12, WITH(WEIGHT("F32", "[2,1]", "[0,8]")) },
@@ -1639,6 +1677,199 @@ TEST(refuses_hostile_training_state) {
     nn_free(&m);
 }
 
+/* ---- bytes of the application's -------------------------------------------------------------- */
+
+static unsigned char aux_bytes[4096];
+static const nn_aux many[] = {
+    { "one", aux_bytes + 7, 1 },     { "3/three-._Z", aux_bytes + 8, 3 },
+    { "all", aux_bytes, 4096 },      { "64", aux_bytes + 1000, 64 },
+    { "two.words", aux_bytes, 130 }, { NULL, NULL, 0 },
+};
+enum { MANY = sizeof many / sizeof *many - 1 };
+
+static void make_aux(void) {
+    size_t i;
+
+    for (i = 0; i < sizeof aux_bytes; i++) aux_bytes[i] = (unsigned char)gen_int(1, 200, i, 256);
+}
+
+/* The model has what was stored, from first to first + size - 1. */
+static void check_aux(const nn_model *m, const void *first, size_t size) {
+    const unsigned char *from = (const unsigned char *)first, *p;
+    size_t n;
+    int i;
+
+    for (i = 0; i < MANY; i++) {
+        test_note("aux %s", many[i].name);
+        p = (const unsigned char *)nn_get_aux(m, many[i].name, &n);
+        CHECK_EQ_INT(n, many[i].size);
+        CHECK(nn_get_aux(m, many[i].name, NULL) == p);
+        if (!CHECK(p >= from && p + n <= from + size)) continue;
+        CHECK_SAME_BYTES(p, many[i].bytes, n);
+    }
+    CHECK(nn_get_aux(m, "on", &n) == NULL && n == 0);
+    CHECK(nn_get_aux(m, "", NULL) == NULL);
+    CHECK(nn_get_aux(m, NULL, NULL) == NULL);
+}
+
+/* By the reader of test.h, which is not ours: entries, bytes, and where those lie. */
+static void check_aux_in_file(const char *path) {
+    golden *g = golden_open(path);
+    char name[80];
+    int i;
+
+    if (!CHECK(g != NULL)) return;
+    for (i = 0; i < MANY; i++) {
+        const golden_tensor *t;
+        size_t align;
+
+        snprintf(name, sizeof name, "aux.%s", many[i].name);
+        t = golden_find(g, name);
+        test_note("%s", name);
+        if (!CHECK(t != NULL)) continue;
+        CHECK_EQ_STR(t->dtype, "U8");
+        CHECK(t->dims == 1 && t->dim[0] == many[i].size);
+        CHECK_SAME_BYTES(t->data, many[i].bytes, many[i].size);
+        for (align = 64; many[i].size % align; align /= 2) {}
+        CHECK_EQ_INT((size_t)((const unsigned char *)t->data - g->data) % align, 0);
+    }
+    golden_close(g);
+}
+
+/* Models for inference and for training, loaded into the block and used in place. */
+TEST(aux_travels) {
+    int kind, in_place;
+
+    make_aux();
+    for (kind = 0; kind < 2; kind++) {
+        nn_opts o = training("*");
+        nn_model m, loaded;
+        file f, aligned, again;
+
+        o.aux = many;
+        o.optimizer = NN_ADAM;
+        if (!build(&m, small_net, &o)) return;
+        train(&m, 0, 2);
+        check_aux(&m, aux_bytes, sizeof aux_bytes);
+        f = save(&m, kind);
+        CHECK_EQ_INT(nn_save_file(&m, scratch, kind), 0);
+        check_aux_in_file(scratch);
+        remove(scratch);
+        for (in_place = 0; in_place < 2 - NN__BIG_ENDIAN; in_place++) {
+            unsigned char *block, *room = (unsigned char *)malloc(f.size + 16);
+            int64_t size;
+
+            need(room != NULL);
+            aligned.bytes = room + (16 - (uintptr_t)room % 16) % 16;
+            aligned.size = f.size;
+            memcpy(aligned.bytes, f.bytes, f.size);
+            o = options();
+            if (kind) o.resume = 1, o.train = "*", o.batch = BATCH;
+            o.in_place = in_place; /* copies what trains */
+            test_note("kind %d, in place %d", kind, in_place);
+            size = nn_memory_file(aligned.bytes, f.size, &o);
+            if (!CHECK(size > 0)) return;
+            block = (unsigned char *)malloc((size_t)size + NN_ALIGNMENT);
+            need(block != NULL);
+            o.memory = block + NN_ALIGNMENT - (uintptr_t)block % NN_ALIGNMENT;
+            o.memory_size = (size_t)size - 1;
+            CHECK_EQ_INT(nn_load(&loaded, aligned.bytes, f.size, &o), NN_ERR_MEMORY);
+            o.memory_size++;
+            if (load(&loaded, aligned, &o)) {
+                CHECK_EQ_INT(loaded.block_size, size);
+                if (in_place) check_aux(&loaded, aligned.bytes, f.size);
+                else check_aux(&loaded, loaded.block, loaded.block_size);
+                same_outputs(&loaded, &m);
+                again = save(&loaded, kind);
+                same_file(again, f);
+                drop(&again);
+                nn_free(&loaded);
+            }
+            free(block);
+            free(room);
+        }
+        nn_free(&m);
+        drop(&f);
+    }
+}
+
+/* What the caller gives stands for what the file holds, and needs no room in the block. */
+TEST(aux_is_replaced) {
+    static const nn_aux other[] = { { "one", "new", 3 }, { NULL, NULL, 0 } }, none[1] = { { 0 } };
+    nn_opts o = options();
+    nn_model m;
+    file bare, f, again;
+    size_t size = 9;
+
+    make_aux();
+    bare = saved(small_net);
+    o.aux = many;
+    if (!load(&m, bare, &o)) return;
+    f = save(&m, 0);
+    CHECK(f.size > bare.size + 4096 + 64);
+    nn_free(&m);
+    o.aux = other;
+    CHECK_EQ_INT(nn_memory_file(f.bytes, f.size, &o), nn_memory_file(bare.bytes, bare.size, &o));
+    if (load(&m, f, &o)) {
+        CHECK(nn_get_aux(&m, "one", &size) == (const void *)other[0].bytes && size == 3);
+        CHECK(nn_get_aux(&m, "all", &size) == NULL && size == 0);
+        nn_free(&m);
+    }
+    o.aux = none; /* an empty list is one, too */
+    if (load(&m, f, &o)) {
+        again = save(&m, 0);
+        same_file(again, bare);
+        drop(&again);
+        nn_free(&m);
+    }
+    drop(&f);
+    drop(&bare);
+}
+
+/* A vocabulary in the model's file gives the same ids. */
+TEST(vocabulary_in_the_file) {
+    static const char text[] = "The cat saw the dog; the dog saw a bird. Nobody else saw the cat!";
+    static unsigned char words[1024], counting[4096];
+    int32_t ids[2][16];
+    nn_opts o = options();
+    nn_tokenizer before, after;
+    nn_model m, loaded;
+    nn_words w;
+    nn_aux list[2];
+    const void *bytes;
+    size_t size;
+    int64_t written;
+    file f;
+
+    CHECK_EQ_INT(nn_words_begin(&w, NULL, counting, sizeof counting, 32, 128), 0);
+    CHECK_EQ_INT(nn_words_add(&w, text, sizeof text - 1), 0);
+    written = nn_words_save(&w, words, sizeof words);
+    if (!CHECK(written > 0)) return;
+    memset(list, 0, sizeof list);
+    list[0].name = "words";
+    list[0].bytes = words;
+    list[0].size = (size_t)written;
+    o.aux = list;
+    if (!build(&m, small_net, &o)) return;
+    f = save(&m, 0);
+    nn_free(&m);
+    o.aux = NULL;
+    if (!load(&loaded, f, &o)) return;
+    drop(&f); /* not in place: nothing of it is needed any more */
+    bytes = nn_get_aux(&loaded, "words", &size);
+    CHECK_EQ_INT(nn_tokenizer_load(&before, words, (size_t)written, NULL), 0);
+    if (CHECK_EQ_INT(nn_tokenizer_load(&after, bytes, size, NULL), 0)) {
+        CHECK_EQ_INT(nn_tokenizer_ids(&before, text, sizeof text - 1, ids[0], 16, NN_PRE, NN_PRE),
+                     15);
+        CHECK_EQ_INT(nn_tokenizer_ids(&after, text, sizeof text - 1, ids[1], 16, NN_PRE, NN_PRE),
+                     15);
+        CHECK(ids[0][0] == 0 && ids[0][1] == 1 && ids[0][3] == 2); /* "the", "saw" */
+        CHECK_SAME_BYTES(ids[1], ids[0], sizeof ids[0]);
+        CHECK_EQ_INT(after.words, 8);
+    }
+    nn_free(&loaded);
+}
+
 /* ---- memory ---------------------------------------------------------------------------------- */
 
 TEST(memory_is_known_before) {
@@ -1918,6 +2149,7 @@ int main(int argc, char **argv) {
     RUN(checksum_is_zlibs);
     RUN(a_file_to_the_byte);
     RUN(names_shapes_values_and_places);
+    RUN(shapes_along_a_sequence);
     RUN(save_load_save);
     RUN(every_model_that_builds_loads);
     RUN(every_flipped_bit_is_noticed);
@@ -1938,6 +2170,9 @@ int main(int argc, char **argv) {
     RUN(resumes_shuffled_epochs);
     RUN(refuses_to_resume_otherwise);
     RUN(refuses_hostile_training_state);
+    RUN(aux_travels);
+    RUN(aux_is_replaced);
+    RUN(vocabulary_in_the_file);
     RUN(memory_is_known_before);
     RUN(small_file_large_rows);
     RUN(writing_fails_after_every_byte);

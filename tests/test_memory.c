@@ -577,6 +577,34 @@ TEST(sequences_in_little_memory)
     nn_free(&tight);
 }
 
+/* Bytes of a block for W4, one sample and SGD. */
+static int64_t w4_bytes(int sparse, const char *trains)
+{
+    nn_layer rows[sizeof w4_rows / sizeof w4_rows[0]];
+    nn_opts o;
+
+    memcpy(rows, w4_rows, sizeof w4_rows);
+    rows[1].sparse = sparse;
+    memset(&o, 0, sizeof o);
+    o.train = trains;
+    o.loss = NN_BCE;
+    o.lr = 0.1f;
+    return nn_memory(rows, &o);
+}
+
+/* The gradient of an embedding takes what the ids of a sample need, not the vocabulary. */
+TEST(sparse_gradients)
+{
+    const int64_t dense = w4_bytes(0, "*"), sparse = w4_bytes(1, "*"),
+                  without = w4_bytes(1, "lstm1 dense1");
+
+    printf("W4's table: gradient of one sample takes %lld bytes, of all vectors %lld\n",
+           (long long)(sparse - without), (long long)(dense - without));
+    CHECK(without > 0 && sparse > without && dense > sparse);
+    CHECK(dense - sparse >= 5000000);
+    CHECK(sparse - without <= 60 * 1024);
+}
+
 TEST(fuse_update) { for_each_config(check_fused); }
 
 /* ---- no allocation --------------------------------------------------------------------------- */
@@ -664,6 +692,7 @@ int main(int argc, char **argv)
     RUN(cifar_promise);
     RUN(budget);
     RUN(sequences_in_little_memory);
+    RUN(sparse_gradients);
     RUN(fuse_update);
     RUN(no_allocation_after_build);
     return test_end();

@@ -2,7 +2,8 @@
 
    Most calls are another way to something that a simpler call does too, so that equal means equal
    bit for bit: any number of samples, a command at a time, features that were kept, micro-batches,
-   clones, nn_fit. What has no simpler way is compared with a few lines of double arithmetic.
+   clones, nn_fit, constant plans. What has no simpler way is compared with a few lines of double
+   arithmetic.
 */
 #include "nn.h"
 
@@ -1971,6 +1972,280 @@ TEST(rows_as_text)
     CHECK(nn_rows_hash(net_rows) != nn_rows_hash(all_rows));
 }
 
+/* ---- constant plans --------------------------------------------------------------------------
+
+   A plan here is what a built model says about itself, its tables copied out of the block. The
+   offsets stay, so its block is as large as the model's, with a hole where the tables lay. Outputs,
+   states, training steps and files must then be the same to the bit, and the copies unchanged:
+   constant data is what they are on a microcontroller. */
+
+enum { PLAN_BLOCK = 1 << 16, PLAN_TABLE = 1 << 13, PLAN_STEPS = 4 };
+
+static const nn_layer w1_rows[] = {
+    { .op = NN_INPUT, .shape = { 10 } },
+    { .op = NN_DENSE, .name = "a", .units = 64, .act = NN_RELU },
+    { .op = NN_DENSE, .name = "head", .units = 1 },
+    { 0 }
+};
+
+static const nn_layer stream_rows[] = {
+    { .op = NN_INPUT, .shape = { 5, 3 } },
+    { .op = NN_LSTM, .units = 7, .layers = 2 },
+    { .op = NN_GRU, .units = 5, .last = 1 },
+    { .op = NN_DENSE, .name = "head", .units = 2 },
+    { 0 }
+};
+
+static const nn_layer word_rows[] = {
+    { .op = NN_INPUT, .shape = { 9 }, .type = NN_I32 },
+    { .op = NN_EMBEDDING, .units = 6, .vocab = CLASSES, .pad_id = NN_ID(0), .mask = 1,
+      .sparse = 1 },
+    { .op = NN_CONV1D, .units = 5, .kernel = { 3 }, .act = NN_RELU },
+    { .op = NN_GLOBALMAXPOOL },
+    { .op = NN_DENSE, .name = "head", .units = 1 },
+    { 0 }
+};
+
+static const nn_layer *const plan_nets[] = { w1_rows, net_rows, stream_rows, word_rows };
+
+enum { PLAN_NETS = sizeof plan_nets / sizeof *plan_nets };
+
+/* What a program would have as constants; before: the tensors at first. */
+static struct {
+    nn_plan plan;
+    union { /* aligned for every table */
+        nn_tensor tensor[PLAN_TABLE / sizeof(nn_tensor)];
+        unsigned char bytes[PLAN_TABLE];
+    } tensor, before, row, input, cmd;
+} made;
+NN_ALIGN static unsigned char plan_block[PLAN_BLOCK];
+
+static size_t cmds_of(const nn_model *m)
+{
+    return m->infer_count + m->forward_count + m->backward_count + m->update_count;
+}
+
+static void copy_table(void *to, const void *from, size_t size)
+{
+    if (CHECK(size <= PLAN_TABLE)) memcpy(to, from, size);
+}
+
+/* The model as constants: fields by their names, tables copied. */
+static void make_plan(const nn_model *m, void (*init)(nn_model *))
+{
+    nn_plan *p = &made.plan;
+
+    memset(&made, 0, sizeof made);
+    p->rows = m->rows;
+    copy_table(&made.row, m->row, m->row_count * sizeof *m->row);
+    copy_table(&made.input, m->input, m->input_count * sizeof *m->input);
+    copy_table(&made.tensor, m->tensor, m->tensor_count * sizeof *m->tensor);
+    copy_table(&made.before, m->tensor, m->tensor_count * sizeof *m->tensor);
+    copy_table(&made.cmd, m->cmd, cmds_of(m) * sizeof *m->cmd);
+    p->row = (const nn_row *)(const void *)&made.row;
+    p->input = (const uint16_t *)(const void *)&made.input;
+    p->tensor = (const nn_tensor *)(const void *)&made.tensor;
+    p->cmd = (const nn_cmd *)(const void *)&made.cmd;
+    p->weights = m->opts.weights;
+    p->init = init;
+    p->opts = m->opts;
+    p->opts.weights = NULL;
+    p->opts.why = NULL;
+    p->memory = (uint32_t)m->block_size;
+    p->row_count = m->row_count;
+    p->input_count = m->input_count;
+    p->tensor_count = m->tensor_count;
+    p->infer_count = m->infer_count;
+    p->forward_count = m->forward_count;
+    p->backward_count = m->backward_count;
+    p->update_count = m->update_count;
+    p->grad_offset = m->grad_offset;
+    p->grad_count = m->grad_count;
+    p->state_offset = m->state_offset;
+    p->state_count = m->state_count;
+    p->moves_end = m->moves_end;
+    p->loss_offset = m->loss_offset;
+    p->carry_offset = m->carry_offset;
+    p->carry_size = m->carry_size;
+    p->micro = m->micro;
+    p->tight = m->tight;
+    p->in_size = m->in_size;
+    p->out_size = m->out_size;
+}
+
+/* The model, its initial weights an image of constants, and the one from its plan. */
+static int build_both(nn_model *built, nn_model *opened, const nn_layer *rows, nn_opts *o,
+                      void (*init)(nn_model *))
+{
+    static float image[STATE];
+    nn_opts plain = options(NULL, 0, 1);
+    nn_model m;
+
+    if (!build(&m, rows, &plain)) return 0;
+    o->weights_size = state_of(&m, image) * sizeof *image;
+    o->weights = image;
+    o->in_place = 1;
+    nn_free(&m);
+    if (!build(built, rows, o)) return 0;
+    make_plan(built, init);
+    memset(plan_block, 0xa5, sizeof plan_block);
+    memset(opened, 0xa5, sizeof *opened);
+    return CHECK(built->block_size < PLAN_BLOCK) &&
+           CHECK_EQ_INT(nn_open(opened, &made.plan, plan_block, built->block_size), 0);
+}
+
+static const void *plan_samples(const nn_layer *rows)
+{
+    return rows == word_rows ? (const void *)label : (const void *)x;
+}
+
+/* Tables are as they were; tensors too, unless there are gradients. Nothing is behind the block. */
+static void check_constant(const nn_model *built, int tensors_too)
+{
+    size_t k = built->block_size;
+
+    CHECK_SAME_BYTES(&made.row, built->row, built->row_count * sizeof *built->row);
+    CHECK_SAME_BYTES(&made.input, built->input, built->input_count * sizeof *built->input);
+    CHECK_SAME_BYTES(&made.cmd, built->cmd, cmds_of(built) * sizeof *built->cmd);
+    if (tensors_too)
+        CHECK_SAME_BYTES(&made.tensor, &made.before, built->tensor_count * sizeof(nn_tensor));
+    while (k < PLAN_BLOCK && plan_block[k] == 0xa5) k++;
+    CHECK_EQ_INT(k, PLAN_BLOCK);
+}
+
+static void check_same_outputs(nn_model *built, nn_model *opened)
+{
+    float y[2][BATCH * 4];
+
+    CHECK_EQ_INT(nn_infer(built, plan_samples(built->rows), y[0], 5), 0);
+    CHECK_EQ_INT(nn_infer(opened, plan_samples(built->rows), y[1], 5), 0);
+    CHECK_SAME_BYTES(y[1], y[0], (size_t)(5 * built->out_size) * sizeof(float));
+    CHECK(nn_digest(opened) == nn_digest(built) && nn_digest(built) != 0);
+}
+
+TEST(plan_inference)
+{
+    nn_model built, opened;
+    nn_opts o;
+    int i;
+
+    for (i = 0; i < PLAN_NETS; i++) {
+        test_note("net %d", i);
+        o = options(NULL, 0, 3);
+        if (!build_both(&built, &opened, plan_nets[i], &o, NULL)) continue;
+        check_same_outputs(&built, &opened);
+        check_constant(&built, 1);
+        nn_free(&opened); /* nothing of it was allocated */
+        nn_free(&built);
+    }
+}
+
+TEST(plan_stream)
+{
+    enum { STREAMS = 3, STATES = STREAMS * 2 * 2 * 7 + STREAMS * 5 };
+    float states[2][STATES], y[2][STREAMS * 2];
+    nn_model built, opened;
+    nn_opts o = options(NULL, 0, STREAMS);
+    int s;
+
+    o.steps = 1;
+    o.stateful = 1;
+    if (!build_both(&built, &opened, stream_rows, &o, NULL)) return;
+    CHECK_EQ_INT(STREAMS * nn_state_size(&built), STATES);
+    CHECK_EQ_INT(nn_state_size(&opened), nn_state_size(&built));
+    for (s = 0; s < 6; s++) {
+        if (s == 4) CHECK(nn_reset(&built) == 0 && nn_reset(&opened) == 0);
+        CHECK_EQ_INT(nn_step(&built, x + 3 * STREAMS * s, y[0], STREAMS), 0);
+        CHECK_EQ_INT(nn_step(&opened, x + 3 * STREAMS * s, y[1], STREAMS), 0);
+        CHECK_SAME_BYTES(y[1], y[0], sizeof y[0]);
+        CHECK_EQ_INT(nn_get_state(&built, states[0], STREAMS), 0);
+        CHECK_EQ_INT(nn_get_state(&opened, states[1], STREAMS), 0);
+        CHECK_SAME_BYTES(states[1], states[0], sizeof states[0]);
+    }
+    check_constant(&built, 1);
+    nn_free(&opened);
+    nn_free(&built);
+}
+
+/* Everything or a head, by SGD or Adam, with gradients or during backward, where tensors are
+   constant. Dropout included. */
+TEST(plan_training)
+{
+    static unsigned char file[2][1 << 16];
+    nn_memory_writer w[2];
+    nn_model built, opened;
+    nn_opts o;
+    int i, way, k;
+
+    for (i = 0; i < 8 * PLAN_NETS; i++) {
+        const nn_layer *rows = plan_nets[i / 8];
+        const void *samples = plan_samples(rows);
+        const int classes = rows == net_rows;
+
+        way = i % 8;
+        o = options(way & 1 ? "head" : "*", classes ? NN_CROSS_ENTROPY : NN_MSE, 3);
+        o.fuse_update = way >> 1 & 1;
+        o.optimizer = way & 4 ? NN_ADAM : NN_SGD;
+        o.momentum = rows == word_rows ? 0 : 0.5f;
+        test_note("net %d, way %d", i / 8, way);
+        if (!build_both(&built, &opened, rows, &o, nn_plan_init)) continue;
+        for (k = 0; k < PLAN_STEPS; k++) {
+            const void *targets = classes ? (const void *)label : (const void *)target;
+
+            CHECK_EQ_INT(nn_train(&built, samples, targets, 3 - k % 2), 0);
+            CHECK_EQ_INT(nn_train(&opened, samples, targets, 3 - k % 2), 0);
+            CHECK_SAME_BYTES(&opened.loss, &built.loss, sizeof built.loss);
+        }
+        check_same_model(&opened, &built);
+        check_same_outputs(&built, &opened);
+        check_constant(&built, o.fuse_update);
+        for (k = 0; k < 2; k++) {
+            w[k].bytes = file[k];
+            w[k].capacity = sizeof file[k];
+            w[k].size = 0;
+            CHECK(nn_save(k ? &opened : &built, 1, nn_write_memory, &w[k]) > 0);
+        }
+        CHECK_EQ_INT(w[1].size, w[0].size);
+        CHECK_SAME_BYTES(file[1], file[0], w[0].size);
+        nn_free(&opened);
+        nn_free(&built);
+    }
+}
+
+TEST(plan_errors)
+{
+    nn_model built, opened, zero;
+    nn_opts o = options(NULL, 0, 1);
+    const void *weights;
+    size_t size;
+
+    if (!build_both(&built, &opened, w1_rows, &o, NULL)) return;
+    size = built.block_size;
+    weights = made.plan.weights;
+    memset(&zero, 0, sizeof zero);
+    memset(plan_block, 0xa5, sizeof plan_block);
+    CHECK_EQ_INT(nn_open(NULL, &made.plan, plan_block, size), NN_ERR_CALL);
+    CHECK_EQ_INT(nn_open(&opened, NULL, plan_block, size), NN_ERR_CALL);
+    CHECK_EQ_INT(nn_open(&opened, &made.plan, NULL, size), NN_ERR_CALL);
+    CHECK_EQ_INT(nn_open(&opened, &made.plan, plan_block, size - 1), NN_ERR_MEMORY);
+    CHECK_SAME_BYTES(&opened, &zero, sizeof zero);
+    CHECK_EQ_INT(nn_open(&opened, &made.plan, plan_block, 0), NN_ERR_MEMORY);
+    memset(&opened, 0xa5, sizeof opened);
+    CHECK_EQ_INT(nn_open(&opened, &made.plan, plan_block + 4, size), NN_ERR_ALIGN);
+    CHECK_SAME_BYTES(&opened, &zero, sizeof zero);
+    CHECK_EQ_INT(nn_open(&opened, &made.plan, plan_block + 8, size), NN_ERR_ALIGN);
+    made.plan.weights = (const unsigned char *)weights + 2;
+    CHECK_EQ_INT(nn_open(&opened, &made.plan, plan_block, size), NN_ERR_ALIGN);
+    made.plan.weights = weights;
+    CHECK(plan_block[0] == 0xa5 && plan_block[size - 1] == 0xa5);
+    CHECK_EQ_INT(nn_open(&opened, &made.plan, plan_block, PLAN_BLOCK), 0); /* more is fine */
+    check_same_outputs(&built, &opened);
+    CHECK(plan_block[size] == 0xa5);
+    nn_free(&opened);
+    CHECK_SAME_BYTES(&opened, &zero, sizeof zero);
+    nn_free(&built);
+}
+
 int main(int argc, char **argv)
 {
     test_begin(argc, argv);
@@ -2009,5 +2284,9 @@ int main(int argc, char **argv)
     RUN(initial_values);
     RUN(print);
     RUN(rows_as_text);
+    RUN(plan_inference);
+    RUN(plan_stream);
+    RUN(plan_training);
+    RUN(plan_errors);
     return test_end();
 }

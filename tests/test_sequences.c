@@ -1,4 +1,5 @@
-/* test_sequences.c - embeddings, LSTM, GRU and RNN: agreement with PyTorch and Keras, and bits
+/* test_sequences.c - embeddings, LSTM, GRU and RNN: agreement with PyTorch and Keras, and bits;
+   likewise convolutions and pools along a sequence, and sparse gradients of embeddings
 
    Runs every case of golden/sequences.safetensors and golden/keras.safetensors and compares with
    what those libraries computed: outputs, states, gradients, and after some steps of training the
@@ -515,6 +516,10 @@ static const char *const other_rows[] = {
     " flatten f l; dense d f units=2",
     "input x - shape=7 type=i32; embedding e x vocab=4 units=6 pad_id=1 mask=1;"
     " gru l e units=5 bidirectional=1 last=1",
+    "input x - shape=7 type=i32; embedding e x vocab=40 units=6 pad_id=3 sparse=1;"
+    " lstm l e units=5 last=1",
+    "input x - shape=7 type=i32; embedding e x vocab=40 units=17 sparse=1; gru l e units=5"
+    " bidirectional=1 last=1",
 };
 enum {
     FORWARD_ROWS = sizeof forward_rows / sizeof forward_rows[0],
@@ -1065,6 +1070,325 @@ TEST(wrong_ids_are_refused) {
     }
 }
 
+/* ---- along a sequence ------------------------------------------------------------------------ */
+
+/* What acts along a sequence [T,C] is what acts on an image [1,T,C], to the bit and the byte. */
+TEST(sequences_are_images_of_one_row) {
+    static const nn_layer sequence[] = {
+        { .op = NN_INPUT, .shape = { 21, 3 } },
+        { .op = NN_CONV1D, .units = 33, .kernel = { 3 }, .pad = { 2, 1 }, .act = NN_RELU },
+        { .op = NN_MAXPOOL1D, .kernel = { 2 } },
+        { .op = NN_CONV1D, .units = 33, .kernel = { 3 }, .stride = { 2 }, .dilation = { 2 },
+          .pad = { 1, 3 }, .groups = 33 },
+        { .op = NN_MAXPOOL1D, .kernel = { 3 }, .stride = { 1 }, .pad = { 0, 2 } },
+        { .op = NN_AVGPOOL1D, .kernel = { 2 }, .stride = { 1 }, .pad = { 1, 0 } },
+        { .op = NN_GLOBALMAXPOOL },
+        { .op = NN_DENSE, .units = 2 },
+        { 0 }
+    };
+    static const nn_layer image[] = {
+        { .op = NN_INPUT, .shape = { 1, 21, 3 } },
+        { .op = NN_CONV2D, .units = 33, .kernel = { 1, 3 }, .pad = { 0, 2, 0, 1 }, .act = NN_RELU },
+        { .op = NN_MAXPOOL2D, .kernel = { 1, 2 } },
+        { .op = NN_CONV2D, .units = 33, .kernel = { 1, 3 }, .stride = { 1, 2 },
+          .dilation = { 1, 2 }, .pad = { 0, 1, 0, 3 }, .groups = 33 },
+        { .op = NN_MAXPOOL2D, .kernel = { 1, 3 }, .stride = { 1, 1 }, .pad = { 0, 0, 0, 2 } },
+        { .op = NN_AVGPOOL2D, .kernel = { 1, 2 }, .stride = { 1, 1 }, .pad = { 0, 1, 0, 0 } },
+        { .op = NN_GLOBALMAXPOOL },
+        { .op = NN_DENSE, .units = 2 },
+        { 0 }
+    };
+    static float x[N * 21 * 3], target[N * 2], y[2][N * 2];
+    nn_model a, b;
+    nn_opts o;
+    int training, s;
+    size_t i;
+
+    for (i = 0; i < N * 21 * 3; i++) x[i] = gen_float(9, X, i, 1, 0);
+    for (i = 0; i < N * 2; i++) target[i] = gen_float(9, TARGET, i, 1, 0);
+    for (training = 0; training < 2; training++) {
+        o = some_options(training);
+        if (!CHECK(nn_build(&a, sequence, &o) == 0 && nn_build(&b, image, &o) == 0)) return;
+        CHECK_EQ_INT(a.block_size, b.block_size);
+        for (s = 0; s < 3 * training; s++) {
+            CHECK_EQ_INT(nn_train(&a, x, target, N), 0);
+            CHECK_EQ_INT(nn_train(&b, x, target, N), 0);
+        }
+        CHECK_EQ_INT(nn_infer(&a, x, y[0], N), 0);
+        CHECK_EQ_INT(nn_infer(&b, x, y[1], N), 0);
+        CHECK_SAME_BYTES(y[0], y[1], sizeof y[0]);
+        CHECK(nn_digest(&a) == nn_digest(&b));
+        CHECK_EQ_INT(a.tensor[0].ndim, 3);
+        nn_free(&a);
+        nn_free(&b);
+    }
+}
+
+/* ---- sparse gradients ------------------------------------------------------------------------ */
+
+/* Each twice: with sparse=0, which is the default, and with sparse=1. */
+#define SPARSE_INPUT "input x - shape=7 type=i32; embedding e x sparse=0 "
+static const char *const sparse_rows[] = {
+    SPARSE_INPUT "vocab=30 units=6 pad_id=3; lstm l e units=5 last=1",
+    SPARSE_INPUT "vocab=30 units=17 pad_id=3 mask=1 lr=0.5; gru l e units=5 bidirectional=1 last=1",
+    SPARSE_INPUT "vocab=1000 units=16; conv1d c e units=4 kernel=3 act=relu; globalmaxpool g c",
+    SPARSE_INPUT "vocab=5 units=1 no_decay=1; flatten f e; dense d f units=2",
+    SPARSE_INPUT "vocab=30 units=6; lstm a e units=4 last=1; rnn b e units=4 last=1; add s a,b",
+    SPARSE_INPUT "vocab=1000 units=16; gru g e units=5 last=1",
+};
+enum { SPARSE_ROWS = sizeof sparse_rows / sizeof sparse_rows[0], TOKENS = 5 * T };
+
+static float sparse_target[MOST];
+
+/* Number i without sparse gradients and with them; those in o.budget, if there is one, or what is
+   needed at least. */
+static int build_both(nn_model *dense, nn_model *sparse, int i, nn_opts o) {
+    int64_t budget = o.budget;
+    char text[256];
+
+    strcpy(text, sparse_rows[i]);
+    o.budget = 0;
+    if (!built(dense, text, &o)) return 0;
+    *(strstr(text, "sparse=0") + 7) = '1';
+    for (o.budget = budget; budget && nn_memory_text(text, &o) < 0;) o.budget += 64;
+    if (built(sparse, text, &o)) return 1;
+    nn_free(dense);
+    return 0;
+}
+
+static nn_opts sparse_options(void) {
+    nn_opts o = some_options(1);
+    size_t k;
+
+    for (k = 0; k < MOST; k++) sparse_target[k] = gen_float(9, TARGET, k, 1, 0);
+    o.batch = 5;
+    o.optimizer = NN_SGD;
+    o.lr = 0.25f;
+    return o;
+}
+
+/* Ids of batch number b; some stand in it more than once. */
+static void sparse_ids(const nn_model *m, number *x, int b) {
+    size_t i;
+
+    for (i = 0; i < TOKENS; i++) x[i].i = gen_int((uint32_t)(20 + b), X, i, vocabulary(m));
+    x[TOKENS - 1].i = x[0].i;
+}
+
+static void check_same_gradients(const nn_model *dense, const nn_model *sparse) {
+    static float of_dense[1000 * 16], of_sparse[1000 * 16];
+    const nn_tensor *t = &dense->tensor[0];
+    uint32_t some = 0, k;
+
+    CHECK_EQ_INT(nn_get_grad(dense, "e.weight", of_dense, t->count), 0);
+    CHECK_EQ_INT(nn_get_grad(sparse, "e.weight", of_sparse, t->count), 0);
+    CHECK_SAME_BYTES(of_sparse, of_dense, t->count * sizeof(float));
+    for (k = 0; k < t->count; k++) some += of_dense[k] != 0;
+    CHECK(some > 0);
+}
+
+/* By SGD: losses, gradients and weights, in batches of all sizes, fused or in micro-batches. */
+TEST(sparse_training_is_the_same) {
+    static const int32_t counts[] = { 5, 2, 4, 1, 5 };
+    static number x[TOKENS];
+    nn_model dense, sparse;
+    uint32_t count;
+    nn_opts o;
+    int i, way, s;
+
+    for (i = 0; i < SPARSE_ROWS; i++)
+        for (way = 0; way < 4; way++) {
+            o = sparse_options();
+            o.fuse_update = way == 1;
+            if (strstr(sparse_rows[i], "no_decay")) o.weight_decay = 0.125f;
+            if (way == 2) o.budget = 1;
+            if (way == 3) o.budget = nn_memory_text(sparse_rows[i], &o) * 7 / 8;
+            if (!build_both(&dense, &sparse, i, o)) continue;
+            if (way == 2) CHECK_EQ_INT(sparse.micro, 1);
+            test_note("%s, way %d, %d samples at a time", sparse_rows[i], way, (int)sparse.micro);
+            for (s = 0; s < 5; s++) {
+                sparse_ids(&dense, x, s);
+                CHECK_EQ_INT(nn_set_lengths(&dense, s == 2 ? some_lengths : NULL), 0);
+                CHECK_EQ_INT(nn_set_lengths(&sparse, s == 2 ? some_lengths : NULL), 0);
+                CHECK_EQ_INT(nn_train(&dense, x, sparse_target, counts[s]), 0);
+                CHECK_EQ_INT(nn_train(&sparse, x, sparse_target, counts[s]), 0);
+                CHECK_SAME_BYTES(&sparse.loss, &dense.loss, sizeof dense.loss);
+                CHECK(nn_digest(&sparse) == nn_digest(&dense));
+                if (way != 1) check_same_gradients(&dense, &sparse);
+            }
+            CHECK((nn_flat_grad(&dense, &count) != NULL) == (way != 1));
+            CHECK(nn_flat_grad(&sparse, &count) == NULL && count == 0);
+            nn_free(&dense);
+            nn_free(&sparse);
+        }
+}
+
+/* Gradients of opts.batch samples can be summed; of more, as long as there is room for all ids. */
+TEST(sparse_gradients_are_bounded) {
+    static number x[TOKENS];
+    static float before[1000 * 16], after[1000 * 16];
+    nn_opts o = sparse_options();
+    nn_model dense, sparse;
+    uint64_t digest;
+    int i, s;
+
+    if (!build_both(&dense, &sparse, 5, o)) return;
+    for (i = 0; i < TOKENS; i++) x[i].i = 999 - 7 * i; /* no two are the same */
+    for (s = 0; s < 5; s += 2 + s / 2) { /* 2, 3 */
+        CHECK_EQ_INT(nn_forward(&dense, x + s * T, sparse_target, NULL, s ? 3 : 2), 0);
+        CHECK_EQ_INT(nn_forward(&sparse, x + s * T, sparse_target, NULL, s ? 3 : 2), 0);
+        CHECK_EQ_INT(nn_backward(&dense, NULL, NULL), 0);
+        CHECK_EQ_INT(nn_backward(&sparse, NULL, NULL), 0);
+    }
+    check_same_gradients(&dense, &sparse);
+    digest = nn_digest(&sparse);
+    CHECK_EQ_INT(nn_get_grad(&sparse, "e.weight", before, 1000 * 16), 0);
+    CHECK_EQ_INT(nn_forward(&sparse, x, sparse_target, NULL, 1), 0);
+    why[0] = '\0';
+    CHECK_EQ_INT(nn_backward(&sparse, NULL, NULL), NN_ERR_CALL);
+    CHECK_EQ_STR(why, "row 1 (embedding \"e\"): its sparse gradient takes opts.batch samples "
+                      "between calls of nn_zero_grad");
+    CHECK_EQ_INT(nn_get_grad(&sparse, "e.weight", after, 1000 * 16), 0);
+    CHECK_SAME_BYTES(after, before, sizeof after);
+    CHECK(nn_digest(&sparse) == digest);
+    CHECK_EQ_INT(nn_update(&dense), 0);
+    CHECK_EQ_INT(nn_update(&sparse), 0);
+    CHECK(nn_digest(&sparse) != digest && nn_digest(&sparse) == nn_digest(&dense));
+
+    CHECK_EQ_INT(nn_zero_grad(&dense), 0);
+    CHECK_EQ_INT(nn_zero_grad(&sparse), 0);
+    CHECK_EQ_INT(nn_get_grad(&sparse, "e.weight", after, 1000 * 16), 0);
+    memset(before, 0, sizeof before);
+    CHECK_SAME_BYTES(after, before, sizeof after);
+    CHECK_EQ_INT(nn_forward(&dense, x, sparse_target, NULL, 1), 0);
+    CHECK_EQ_INT(nn_forward(&sparse, x, sparse_target, NULL, 1), 0);
+    CHECK_EQ_INT(nn_backward(&dense, NULL, NULL), 0);
+    CHECK_EQ_INT(nn_backward(&sparse, NULL, NULL), 0);
+    check_same_gradients(&dense, &sparse);
+    nn_free(&dense);
+    nn_free(&sparse);
+
+    if (!build_both(&dense, &sparse, 3, o)) return;
+    for (s = 0; s < 3; s++) {
+        sparse_ids(&dense, x, s);
+        CHECK_EQ_INT(nn_forward(&dense, x, sparse_target, NULL, 5), 0);
+        CHECK_EQ_INT(nn_forward(&sparse, x, sparse_target, NULL, 5), 0);
+        CHECK_EQ_INT(nn_backward(&dense, NULL, NULL), 0);
+        CHECK_EQ_INT(nn_backward(&sparse, NULL, NULL), 0);
+    }
+    check_same_gradients(&dense, &sparse);
+    nn_free(&dense);
+    nn_free(&sparse);
+}
+
+/* The table and its moments. */
+static int sparse_state(const nn_model *m, float to[3][30 * 17]) {
+    size_t count = m->tensor[0].count;
+
+    return CHECK_EQ_INT(nn_get(m, "e.weight", to[0], count), 0) &&
+           CHECK_EQ_INT(nn_get(m, "opt.m/e.weight", to[1], count), 0) &&
+           CHECK_EQ_INT(nn_get(m, "opt.v/e.weight", to[2], count), 0);
+}
+
+/* Under Adam, too, only the vectors of a batch and their moments change; others keep every bit. */
+TEST(sparse_adam_changes_only_the_batch) {
+    static float before[3][30 * 17], after[3][30 * 17];
+    static number x[TOKENS];
+    nn_opts o = sparse_options();
+    nn_model dense, sparse;
+    int i, k, id, s;
+    size_t n, in_batch, size;
+
+    o.optimizer = NN_ADAM;
+    for (i = 0; i < 2; i++) {
+        o.fuse_update = i;
+        if (!build_both(&dense, &sparse, i, o)) return;
+        size = (size_t)sparse.rows[1].units;
+        for (s = 0; s < 3; s++) {
+            sparse_ids(&sparse, x, s);
+            if (!sparse_state(&sparse, before)) return;
+            CHECK_EQ_INT(nn_train(&sparse, x, sparse_target, 2), 0);
+            if (!sparse_state(&sparse, after)) return;
+            for (id = 0; id < 30; id++) {
+                for (n = in_batch = 0; n < 2 * T; n++) in_batch += x[n].i == id && id != 2;
+                test_note("%s, step %d, id %d", sparse_rows[i], s, id);
+                for (k = 0; k < 3; k++) /* 2 is the pad_id, written as 3 */
+                    CHECK((memcmp(after[k] + (size_t)id * size, before[k] + (size_t)id * size,
+                                  size * sizeof(float)) != 0) == (in_batch > 0));
+            }
+        }
+        nn_free(&dense);
+        nn_free(&sparse);
+    }
+}
+
+/* What x holds behind a length does not matter, not even as an id whose moments are not zero. */
+TEST(sparse_adam_reads_nothing_behind_a_length) {
+    static const int32_t lengths[2] = { 3, 0 };
+    static number x[TOKENS];
+    nn_opts o = sparse_options();
+    uint64_t digest[2];
+    nn_model dense, m;
+    int i, clean, t;
+
+    o.optimizer = NN_ADAM;
+    for (i = 0; i < 2; i++) {
+        for (clean = 0; clean < 2; clean++) {
+            digest[clean] = (uint64_t)clean;
+            if (!build_both(&dense, &m, i, o)) break;
+            for (t = 0; t < 2 * T; t++) x[t].i = 10 + t;
+            CHECK_EQ_INT(nn_train(&m, x, sparse_target, 2), 0);
+            CHECK_EQ_INT(nn_set_lengths(&m, lengths), 0);
+            for (t = lengths[0]; clean && t < 2 * T; t++) x[t].i = 10;
+            CHECK_EQ_INT(nn_train(&m, x, sparse_target, 2), 0);
+            digest[clean] = nn_digest(&m);
+            nn_free(&dense);
+            nn_free(&m);
+        }
+        CHECK(digest[0] == digest[1]);
+    }
+}
+
+/* A file halfway: losses, weights and moments go on as they would have. */
+TEST(sparse_adam_resumes) {
+    static float whole_state[3][30 * 17], state[3][30 * 17];
+    static unsigned char file[1 << 16];
+    static number x[TOKENS];
+    nn_opts o = sparse_options();
+    nn_memory_writer w;
+    nn_model dense, whole, m;
+    int i, s;
+
+    o.optimizer = NN_ADAM;
+    o.eps_mode = NN_EPS_KERAS;
+    for (i = 0; i < 2; i++) {
+        if (!build_both(&dense, &whole, i, o)) return;
+        nn_free(&dense);
+        w.bytes = file;
+        w.capacity = sizeof file;
+        w.size = 0;
+        for (s = 0; s < 6; s++) {
+            sparse_ids(&whole, x, s);
+            CHECK_EQ_INT(nn_train(&whole, x, sparse_target, 3), 0);
+            if (s == 2) CHECK(nn_save(&whole, 1, nn_write_memory, &w) > 0);
+        }
+        o.resume = 1;
+        if (!CHECK_EQ_INT(nn_load(&m, file, w.size, &o), 0)) return;
+        CHECK_EQ_INT(m.rows[1].sparse, 1);
+        for (s = 3; s < 6; s++) {
+            sparse_ids(&m, x, s);
+            CHECK_EQ_INT(nn_train(&m, x, sparse_target, 3), 0);
+        }
+        CHECK_SAME_BYTES(&m.loss, &whole.loss, sizeof m.loss);
+        CHECK(nn_digest(&m) == nn_digest(&whole));
+        if (sparse_state(&whole, whole_state) && sparse_state(&m, state))
+            CHECK_SAME_BYTES(state, whole_state, sizeof state);
+        o.resume = 0;
+        nn_free(&m);
+        nn_free(&whole);
+    }
+}
+
 /* ---- the rest -------------------------------------------------------------------------------- */
 
 /* The two biases are two tensors with one gradient each; under the GRU's reset gate they differ. */
@@ -1255,6 +1579,12 @@ int main(int argc, char **argv) {
     RUN(fit_takes_lengths);
     RUN(wrong_lengths_are_refused);
     RUN(wrong_ids_are_refused);
+    RUN(sequences_are_images_of_one_row);
+    RUN(sparse_training_is_the_same);
+    RUN(sparse_gradients_are_bounded);
+    RUN(sparse_adam_changes_only_the_batch);
+    RUN(sparse_adam_reads_nothing_behind_a_length);
+    RUN(sparse_adam_resumes);
     RUN(two_biases_have_equal_gradients);
     RUN(lengths_and_ids_are_checked_first);
     RUN(clones_have_their_own_states);

@@ -241,6 +241,11 @@ class Net:
     def globalavgpool(self, row, inputs, training):
         return inputs[0].mean((2, 3))
 
+    def globalmaxpool(self, row, inputs, training):
+        first, second = inputs[0].detach().flatten(2).topk(2).values.unbind(2)
+        self.keep_clear((first - second)[first != 0], inputs[0])
+        return inputs[0].amax((2, 3))
+
     def batchnorm(self, row, inputs, training):
         x = inputs[0]
         weight, bias, mean, var = (self.tensor(row, suffix) for suffix in
@@ -618,6 +623,8 @@ add_cases(
     (3, "avgpool_four_pads", MAP, "conv2d c x units=4 kernel=1;"
      "avgpool2d p c kernel=3,2 stride=2,1 pad=2,0,1,1 count_pad=1"),
     (3, "globalavgpool", MAP, "conv2d c x units=17 kernel=3 act=relu; globalavgpool g c;"
+     "dense d g units=2"),
+    (3, "globalmaxpool", MAP, "conv2d c x units=17 kernel=3 act=relu; globalmaxpool g c;"
      "dense d g units=2"),
     (3, "flatten_hwc", MAP, "flatten f x; dense d f units=5"),
     (3, "flatten_chw", MAP, "flatten f x order=chw; dense d f units=5"),

@@ -1,4 +1,5 @@
-"""Writes sequences.safetensors: PyTorch's answers for nn.h's embeddings, LSTMs, GRUs and RNNs.
+"""Writes sequences.safetensors: PyTorch's answers for nn.h's embeddings, LSTMs, GRUs and RNNs, and
+for what acts along a sequence otherwise.
 
     python make_sequences.py [folder]  (default: where this file is; ../requirements-golden.txt)
 
@@ -21,9 +22,9 @@ import safetensors.numpy
 import torch
 import torch.nn.functional as F
 
-from make_golden import Case, Row, gen_floats, gen_ints
+from make_golden import Case, KerasAdam, Row, gen_floats, gen_ints
 
-MARGIN = 4e-6    # of a ReLU, see make_golden.py
+MARGIN = 4e-6    # of a ReLU or a maximum, see make_golden.py
 ROUNDING = 2e-6  # by how much PyTorch's float32 may differ, in a tensor's largest element
 TWO_BIASES = 5e-4  # by how much the losses of w4 with one bias must differ, see ../test_sequences.c
 FULL = 80        # parameters of more elements are stored in part
@@ -48,6 +49,7 @@ def pad_id(row):
 class Net:
     """Options are those of make_golden.Case, and
 
+    sparse rows  their optimizer is SparseAdam where the others' is Adam
     lengths      of the samples of all batches, repeated when there are more samples than lengths
     stateful=1   initial states are made up too, and training goes on from the states before
     """
@@ -83,6 +85,12 @@ class Net:
         elif row.op == "dense":
             shape = row.int("units"), inputs[0].shape[-1]
             self.make(row, "weight", torch.empty(shape), power_of_two(math.sqrt(3 / shape[1])))
+            if not row.int("no_bias"):
+                self.make(row, "bias", torch.empty(shape[:1]), 0.25)
+        elif row.op == "conv1d":
+            shape = row.int("units"), inputs[0].shape[-1] // row.int("groups", 1), row.int("kernel")
+            self.make(row, "weight", torch.empty(shape),
+                      power_of_two(math.sqrt(3 / math.prod(shape[1:]))))
             if not row.int("no_bias"):
                 self.make(row, "bias", torch.empty(shape[:1]), 0.25)
         elif row.op in MODULES:
@@ -167,16 +175,73 @@ class Net:
             result = self.recurrent(row, inputs[0], *states[:2])
             return result if self.shapes.get(row.name) else result[0]
         y = getattr(self, row.op)(row, inputs)
-        return {"linear": lambda: y, "tanh": lambda: torch.tanh(y),
+        if row.text("act") == "relu":
+            self.keep_clear(y.detach().abs(), y)
+        return {"linear": lambda: y, "relu": lambda: torch.relu(y), "tanh": lambda: torch.tanh(y),
                 "sigmoid": lambda: torch.sigmoid(y)}[row.text("act", "linear")]()
+
+    def keep_clear(self, distances, x):
+        """Distances from a kink, in units of x."""
+        if distances.numel():
+            self.margin = min(self.margin, float(distances.min() / x.detach().abs().max()))
+
+    def counted(self, row, x):
+        """bool [n,T]: which steps of the row's input x count. Windows have steps of their own."""
+        below = row
+        while below.inputs:
+            below = next(r for r in self.rows if r.name == below.inputs[0])
+            if below.text("kernel"):
+                break
+        if self.mask is None or below.text("kernel"):
+            return torch.ones(x.shape[:2], dtype=torch.bool)
+        return self.mask
 
     # The ops, by their names in the text
 
     def input(self, row, inputs):
         return inputs[0]
 
+    def conv1d(self, row, inputs):
+        weight, bias = self.tensor(row, "weight"), self.tensor(row, "bias")
+        x = F.pad(inputs[0].mT, row.ints("pad", "0,0"))
+        return F.conv1d(x, weight, bias, row.int("stride", 1), 0, row.int("dilation", 1),
+                        row.int("groups", 1)).mT
+
+    def maxpool1d(self, row, inputs):
+        kernel = row.int("kernel")
+        stride = row.int("stride", kernel)
+        x = F.pad(inputs[0].mT, row.ints("pad", "0,0"), value=-math.inf)
+        self.keep_maxima_clear(x.unfold(2, kernel, stride), inputs[0])
+        return F.max_pool1d(x, kernel, stride).mT
+
+    def keep_maxima_clear(self, taps, x):
+        first, second = taps.detach().topk(2).values.unbind(-1)
+        # Zeros of a ReLU have no gradient, and padding alone is no window.
+        matters = (first != 0) & (first > -math.inf)
+        self.keep_clear((first - second)[matters], x)
+
+    def avgpool1d(self, row, inputs):
+        kernel = row.int("kernel")
+        stride = row.int("stride", kernel)
+        before, behind = row.ints("pad", "0,0")
+        if row.int("count_pad"):
+            return F.avg_pool1d(F.pad(inputs[0].mT, (before, behind)), kernel, stride).mT
+        assert before == behind
+        return F.avg_pool1d(inputs[0].mT, kernel, stride, before, count_include_pad=False).mT
+
+    def globalmaxpool(self, row, inputs):
+        counts = self.counted(row, inputs[0])
+        x = inputs[0].masked_fill(~counts[:, :, None], -math.inf)
+        self.keep_maxima_clear(x.mT, inputs[0])
+        return torch.where(counts.any(1)[:, None], x.amax(1), 0)
+
+    def globalavgpool(self, row, inputs):
+        counts = self.counted(row, inputs[0])[:, :, None]
+        return (inputs[0] * counts).sum(1) / counts.sum(1).clamp(min=1)
+
     def embedding(self, row, inputs):
-        return F.embedding(inputs[0].long(), self.tensor(row, "weight"), pad_id(row))
+        return F.embedding(inputs[0].long(), self.tensor(row, "weight"), pad_id(row),
+                           sparse=row.int("sparse") == 1)
 
     def dense(self, row, inputs):
         return F.linear(inputs[0], self.tensor(row, "weight"), self.tensor(row, "bias"))
@@ -187,10 +252,11 @@ class Net:
     def add(self, row, inputs):
         return sum(inputs[1:], inputs[0])
 
+    def activation(self, row, inputs):
+        return inputs[0]
+
     def recurrent(self, row, x, h, c):
-        mask = self.mask
-        if mask is None:
-            mask = torch.ones(x.shape[:2], dtype=torch.bool)
+        mask = self.counted(row, x)
         by_hand = self.by_hand(row, x, mask, h, c)
         result = by_hand
         if not row.int("reset_before"):
@@ -318,7 +384,7 @@ def in_one(net, what):
     for name, count, _, _, trains, stride in net.made:
         if not trains:
             continue
-        flat = what(name).detach().numpy().astype(float).reshape(-1)
+        flat = what(name).detach().to_dense().numpy().astype(float).reshape(-1)
         parts.append(flat[::stride])
         if stride > 1:
             parts.append([numpy.abs(flat).max(), math.fsum(flat), math.fsum(flat * flat)])
@@ -359,19 +425,27 @@ def train(net, gold, state, xs, targets, lengths):
         if own:
             groups.append({"params": own, "lr": case.real("lr") * row.real("lr", 1)})
     decay = case.real("weight_decay", 0)
-    if case.text("optimizer") == "adam":
-        optimizer = torch.optim.Adam(groups, weight_decay=decay)
+    if case.text("eps_mode") == "keras":
+        sparse = [g for g in groups if any(v.grad.is_sparse for v in g["params"])]
+        dense = [dict(g, weight_decay=decay) for g in groups if g not in sparse]
+        optimizers = [KerasAdam(dense, (0.9, 0.999), 1e-7),
+                      torch.optim.SparseAdam(sparse, eps=1e-7)]
+    elif case.text("optimizer") == "adam":
+        optimizers = [torch.optim.Adam(groups, weight_decay=decay)]
     else:
-        optimizer = torch.optim.SGD(groups, momentum=case.real("momentum", 0), weight_decay=decay)
+        momentum = case.real("momentum", 0)
+        optimizers = [torch.optim.SGD(groups, momentum=momentum, weight_decay=decay)]
     for step in range(case.int("steps")):
         at = step % len(xs)
-        optimizer.zero_grad()
+        for value in net.values.values():
+            value.grad = None
         y, after = net.forward(xs[at], lengths[at], state)
         if case.int("stateful"):
             state = after.detach()
         loss = net.loss(y, targets[at])
         loss.backward()
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         losses.append(loss.item())
     gold["losses"] = torch.tensor(losses)
 
@@ -594,6 +668,64 @@ add_cases(
     (5, "mask_through", WORDS, "embedding e x vocab=3 units=5 pad_id=1 mask=1; dense d e units=4"
      " act=tanh; lstm l d units=4; gru g l units=3 last=1"),
 )
+# Gradients for the ids of a batch only: what batches leave out keeps its value and moments
+add_cases(
+    SGD,
+    (3, "sparse_sgd", WORDS, "embedding e x vocab=200 units=5 sparse=1" + FLAT),
+    (3, "sparse_sgd_pad", WORDS, "embedding e x vocab=9 units=17 pad_id=3 sparse=1; lstm l e"
+     " units=4 last=1; dense d l units=2"),
+)
+add_cases(
+    ADAM.replace("steps=3", "steps=10") + "eps_mode=keras",
+    (3, "sparse_adam", WORDS, "embedding e x vocab=60 units=5 sparse=1" + FLAT),
+    (3, "sparse_adam_pad", WORDS, "embedding e x vocab=23 units=17 pad_id=3 mask=1 sparse=1;"
+     " lstm l e units=4 last=1; dense d l units=2"),
+    (5, "sparse_adam_gru", WORDS, "embedding e x vocab=60 units=3 sparse=1 lr=0.5; gru g e units=4"
+     " bidirectional=1; globalmaxpool m g; dense d m units=2"),
+    (1, "sparse_adam_one", "1 type=i32", "embedding e x vocab=3 units=1 sparse=1" + FLAT),
+)
+
+# Along a sequence
+add_cases(
+    SGD + "input_grad=1",
+    (3, "conv1d_one", "1,1", "conv1d c x units=1 kernel=1"),
+    (3, "conv1d", "17,3", "conv1d c x units=17 kernel=3"),
+    (5, "conv1d_two_steps", "2,5", "conv1d c x units=3 kernel=2", "dy=1"),
+    (3, "conv1d_stride_dilation", "17,3", "conv1d c x units=5 kernel=3 stride=2 dilation=3 pad=4,1"
+     " act=tanh"),
+    (3, "conv1d_causal", "7,5", "conv1d c x units=16 kernel=3 pad=2,0 no_bias=1; activation t c"
+     " act=relu; conv1d d t units=2 kernel=3 pad=4,0 dilation=2"),
+    (3, "conv1d_groups", "9,6", "conv1d c x units=34 kernel=3 groups=2 act=relu"),
+    (3, "conv1d_depthwise", "9,17", "conv1d c x units=17 kernel=5 groups=17 pad=2,2"),
+    (3, "conv1d_depthwise_x2", "9,3", "conv1d c x units=6 kernel=2 groups=3 stride=2"),
+    (3, "conv1d_pool", "17,3", "conv1d c x units=33 kernel=3 act=relu; maxpool1d p c kernel=2;"
+     " conv1d d p units=2 kernel=3"),
+    (3, "conv1d_pool_overlap", "17,3", "conv1d c x units=5 kernel=2 act=relu; maxpool1d p c"
+     " kernel=3 stride=2 pad=1,2"),
+    (3, "maxpool1d", "17,3", "dense d x units=4 act=tanh; maxpool1d p d kernel=4"),
+    (3, "maxpool1d_pads", "7,5", "dense d x units=4 act=tanh; maxpool1d p d kernel=3 stride=1"
+     " pad=2,1"),
+    (3, "avgpool1d", "17,3", "dense d x units=4 act=tanh; avgpool1d p d kernel=4"),
+    (3, "avgpool1d_pad", "7,5", "dense d x units=4; avgpool1d p d kernel=3 stride=2 pad=1,1"),
+    (3, "avgpool1d_count_pad", "7,5", "dense d x units=4; avgpool1d p d kernel=3 stride=2 pad=2,1"
+     " count_pad=1"),
+    (3, "maximum_over_time", "17,3", "conv1d c x units=16 kernel=4 act=relu; globalmaxpool g c;"
+     " dense d g units=2"),
+    (5, "maximum_lengths", "7,5", "lstm l x units=17; globalmaxpool g l; dense d g units=2", GAPS),
+    (5, "mean_lengths", "7,5", "gru l x units=5; globalavgpool g l; dense d g units=2", GAPS),
+    (5, "conv1d_lengths", "7,5", "lstm l x units=4; conv1d c l units=5 kernel=3 pad=1,1 act=relu;"
+     " globalmaxpool g c; dense d g units=2", GAPS),
+    (3, "conv1d_below", "17,3", "conv1d c x units=5 kernel=3 stride=2 act=relu; gru g c units=4"
+     " last=1"),
+)
+add_cases(
+    ADAM,
+    (5, "maximum_mask", WORDS, "embedding e x vocab=5 units=5 pad_id=1 mask=1; lstm l e units=4;"
+     " globalmaxpool g l; dense d g units=2", GAPS),
+    (3, "conv1d_words", "17 type=i32", "embedding e x vocab=23 units=6; conv1d c e units=17"
+     " kernel=3 act=relu; globalmaxpool g c; dense d g units=2"),
+)
+
 # W4, small and true. Words are made up, and so there is nothing to learn but by heart: few batches.
 W4 = "embedding e x vocab=%d units=%d; lstm l e units=%d last=1; dense d l units=1 act=sigmoid"
 BCE = "loss=bce optimizer=adam batches=2 steps=20"

@@ -48,6 +48,11 @@ def windows(x, kernel, stride, dilation):
                           x0:x0 + (wide - 1) * stride[1] + 1:stride[1], :]
 
 
+def along(x):
+    """A sequence as an image of one row, and images as they are."""
+    return x[:, None] if x.ndim == 3 else x
+
+
 def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
@@ -103,9 +108,15 @@ class Net:
             counts = self.counts.get(row.inputs[0])
             if counts is None or y.ndim != 3 or y.shape[1] != counts.shape[1]:
                 return
+            if row.word("kernel"):  # its steps are not those of the input
+                return
         if row.word("mask") == "1":
             counts = counts & (x != row.ints("pad_id", [0])[0] - 1)
         self.counts[row.name] = counts
+
+    def counted(self, row, x):
+        """bool [n, T]: which steps of the sequences x count for a row that reads them."""
+        return self.counts.get(row.inputs[0], np.ones(x.shape[:2], bool))
 
     def activate(self, row, x, default="linear"):
         act = row.word("act", default)
@@ -138,45 +149,72 @@ class Net:
         y = x @ tensor("weight", (units, x.shape[-1])).T
         return y if row.word("no_bias") == "1" else y + tensor("bias", (units,))
 
+    def window(self, row, key, default):
+        """Such a field of a windowed row, for height and width; pads as top, left, bottom, right.
+        What acts along a sequence has the height of one step."""
+        if not row.op.endswith("1d"):
+            return row.ints(key, default)
+        values = row.ints(key, default[len(default) // 2:])
+        return [0, values[0], 0, values[1]] if key == "pad" else [1, values[0]]
+
     def conv2d(self, row, x, tensor, training):
         units, groups = row.ints("units", [0])[0], row.ints("groups", [1])[0]
-        kernel = row.ints("kernel", [0, 0])
+        kernel = self.window(row, "kernel", [0, 0])
         ins, outs = x.shape[-1] // groups, units // groups
-        weight = tensor("weight", (units, ins, kernel[0], kernel[1]))
+        weight = tensor("weight", (units, ins, *kernel[4 - x.ndim:]))
+        weight = weight.reshape(units, ins, *kernel)
         y = 0
-        for i, j, seen in windows(padded(x, row.ints("pad", [0] * 4), 0), kernel,
-                                  row.ints("stride", [1, 1]), row.ints("dilation", [1, 1])):
+        for i, j, seen in windows(padded(along(x), self.window(row, "pad", [0] * 4), 0), kernel,
+                                  self.window(row, "stride", [1, 1]),
+                                  self.window(row, "dilation", [1, 1])):
             y = y + np.concatenate([seen[..., g * ins:(g + 1) * ins]
                                     @ weight[g * outs:(g + 1) * outs, :, i, j].T
                                     for g in range(groups)], -1)
+        y = y if x.ndim == 4 else y[:, 0]
         return y if row.word("no_bias") == "1" else y + tensor("bias", (units,))
 
     def pool(self, row, x, outside):
         """All elements of each window, on a new last axis."""
-        kernel = row.ints("kernel", [0, 0])
-        x = padded(x, row.ints("pad", [0] * 4), outside)
-        return np.stack([seen for _, _, seen in
-                         windows(x, kernel, row.ints("stride", kernel), [1, 1])], -1)
+        kernel = self.window(row, "kernel", [0, 0])
+        padded_x = padded(along(x), self.window(row, "pad", [0] * 4), outside)
+        y = np.stack([seen for _, _, seen in
+                      windows(padded_x, kernel, self.window(row, "stride", kernel), [1, 1])], -1)
+        return y if x.ndim == 4 else y[:, 0]
 
-    def maxpool2d(self, row, x, tensor, training):
-        seen = np.sort(self.pool(row, x, -np.inf), -1)
+    def largest(self, seen):
+        """Along the last axis."""
+        seen = np.sort(seen, -1)
         if seen.shape[-1] > 1:
             best, second = seen[..., -1], seen[..., -2]
-            # Zeros that a ReLU made are equal, but whichever wins, its derivative is zero.
-            self.kink((best - second)[(best != 0) | (second != 0)])
+            # Zeros that a ReLU made are equal, but whichever wins, its derivative is zero; none
+            # counts where all are infinite.
+            matters = ((best != 0) | (second != 0)) & (best > -np.inf)
+            self.kink(best[matters] - second[matters])
         return seen[..., -1]
+
+    def maxpool2d(self, row, x, tensor, training):
+        return self.largest(self.pool(row, x, -np.inf))
 
     def avgpool2d(self, row, x, tensor, training):
         total = self.pool(row, x, 0.0).sum(-1)
         if row.word("count_pad") == "1":
-            return total / np.prod(row.ints("kernel", [0, 0]))
+            return total / np.prod(self.window(row, "kernel", [0, 0]))
         return total / self.pool(row, np.ones_like(x), 0.0).sum(-1)
+
+    conv1d, maxpool1d, avgpool1d = conv2d, maxpool2d, avgpool2d
 
     def globalavgpool(self, row, x, tensor, training):
         if x.ndim == 4:
             return x.mean((1, 2))
-        counts = self.counts[row.inputs[0]][..., None]  # steps of sequences; none: zero
+        counts = self.counted(row, x)[..., None]  # steps of sequences; none: zero
         return (x * counts).sum(1) / np.maximum(counts.sum(1), 1)
+
+    def globalmaxpool(self, row, x, tensor, training):
+        if x.ndim == 4:
+            return self.largest(np.moveaxis(x.reshape(len(x), -1, x.shape[-1]), 1, -1))
+        counts = self.counted(row, x)[..., None]
+        y = self.largest(np.moveaxis(np.where(counts, x, -np.inf), 1, -1))
+        return np.where(counts.any(1), y, 0)
 
     def batchnorm(self, row, x, tensor, training):
         shape = (x.shape[-1],)
@@ -214,7 +252,7 @@ class Net:
         W_hh h + b_hh for these gates."""
         units, layers = row.ints("units", [0])[0], row.ints("layers", [1])[0]
         two_ways, no_bias = row.word("bidirectional") == "1", row.word("no_bias") == "1"
-        counts = self.counts[row.inputs[0]]
+        counts = self.counted(row, x)
         samples, steps = counts.shape
         for layer in range(layers):
             states, outputs = [], []

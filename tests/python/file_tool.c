@@ -1,6 +1,7 @@
 /* file_tool.c - what test_file.py asks of nn.h
 
        file_tool save FILE ROWS       a model of these rows (text), its tensors made up, as a file
+       file_tool aux FILE ROWS        the same with bytes of the application's
        file_tool train FILE ROWS      the same after a step of Adam, with its training state
        file_tool show FILE            loads it; prints every tensor
        file_tool params FILE ROWS     reads its tensors into a model of these rows; prints them
@@ -87,10 +88,13 @@ static void fill(nn_model *m) {
     }
 }
 
-static void save(const char *path, const char *rows, int with_training) {
+static const nn_aux some_aux[] = { { "classes", "cat,dog,bird", 12 }, { "one", "1", 1 }, { 0 } };
+
+static void save(const char *path, const char *rows, int with_training, const nn_aux *aux) {
     nn_opts o = options();
     nn_model m;
 
+    o.aux = aux;
     if (with_training) {
         o.train = "*";
         o.loss = NN_MSE;
@@ -180,8 +184,9 @@ static void verdicts(const char *rows) {
 int main(int argc, char **argv) {
     const char *what = argc > 2 ? argv[1] : "", *file = argc > 2 ? argv[2] : "";
 
-    if (argc == 4 && strcmp(what, "save") == 0) save(file, argv[3], 0);
-    else if (argc == 4 && strcmp(what, "train") == 0) save(file, argv[3], 1);
+    if (argc == 4 && strcmp(what, "save") == 0) save(file, argv[3], 0, NULL);
+    else if (argc == 4 && strcmp(what, "train") == 0) save(file, argv[3], 1, NULL);
+    else if (argc == 4 && strcmp(what, "aux") == 0) save(file, argv[3], 0, some_aux);
     else if (argc == 4 && strcmp(what, "params") == 0) params(file, argv[3], 0);
     else if (argc == 4 && strcmp(what, "allow") == 0) params(file, argv[3], 1);
     else if (argc == 3 && strcmp(what, "infer") == 0) infer(file);

@@ -200,6 +200,18 @@ def test_shared_tensors_are_stored_once():
     assert shapes == {"a.weight": (3, 3), "a.bias": (3,)}
 
 
+def test_python_opens_what_the_application_stored():
+    tool("aux", path("aux.nn"), ROWS)
+    got = safetensors.numpy.load_file(path("aux.nn"))
+    assert got.pop("aux.classes").tobytes() == b"cat,dog,bird"
+    one = got.pop("aux.one")
+    assert one.tobytes() == b"1" and one.dtype == numpy.uint8 and one.shape == (1,)
+    want = filled(SHAPES)
+    assert got.keys() == want.keys() and all(same(got[name], want[name]) for name in want)
+    tensors, _ = printed(tool("show", path("aux.nn")))
+    assert all(same(tensors[name], want[name]) for name in want)
+
+
 def test_python_opens_training_state():
     tool("train", path("train.nn"), ROWS)
     got = safetensors.numpy.load_file(path("train.nn"))
@@ -213,7 +225,7 @@ def test_python_opens_training_state():
 
 
 def test_layout_and_checksum():
-    for name in "model.nn", "train.nn", "shared.nn":
+    for name in "model.nn", "train.nn", "shared.nn", "aux.nn":
         content = read(path(name))
         header, data_at = header_of(content), 8 + int.from_bytes(content[:8], "little")
         assert data_at % 64 == 0
