@@ -1,0 +1,1 @@
+"""What tools/nntool.py is made of: see there."""
