@@ -10,15 +10,28 @@ STRICT =
 
 WARN = -std=c99 -Wall -Wextra -Wshadow
 TESTS = $(patsubst tests/%.c,build/%,$(sort $(wildcard tests/test_*.c)))
+LINKED = $(patsubst tests/%.c,build/%,$(sort $(shell grep -l NN_LINKED tests/test_*.c)))
 EXAMPLES = $(patsubst examples/%.c,build/%,$(sort $(wildcard examples/*.c)))
 
-.PHONY: help demo test check bench size memory examples clean
+NNTOOL = $(PYTHON) tools/nntool.py
+TORCH = $(PYTHON) tools/digits_torch.py
+
+.PHONY: help demo demo-python test check bench size memory examples clean
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
 
-demo: build/digits ## learn real digits, then two new ones on top, the way a device would
-	build/digits examples/data/digits.bin
+demo: build/digits ## a net from PyTorch learns two more digits, the way a device would
+	build/digits
+
+demo-python: build/digits ## the whole way: PyTorch, convert, tune in C, export, PyTorch again
+	@mkdir -p build/demo
+	$(TORCH) train build/demo/digits.pt
+	$(NNTOOL) convert build/demo/digits.pt --graph examples/data/digits.rows -o build/demo/digits.nn
+	build/digits --net build/demo/digits.nn --save build/demo/tuned.nn
+	$(NNTOOL) export build/demo/tuned.nn --to pytorch --like build/demo/digits.pt \
+		-o build/demo/tuned.pt
+	$(TORCH) score build/demo/tuned.pt
 
 test: ## everything that needs only a C compiler
 	@$(MAKE) --no-print-directory -j$(JOBS) $(TESTS)
@@ -40,6 +53,13 @@ examples: $(EXAMPLES) ## build the examples
 
 clean: ## remove what was built
 	rm -rf build
+
+# Tests of the interface alone share one implementation.
+$(LINKED): build/%: tests/%.c tests/test.h nn.h build/nn.o
+	$(CC) $(WARN) $(TEST_CFLAGS) -DNN_LINKED -I. $< build/nn.o -o $@ -lm
+
+build/nn.o: nn.h | build
+	$(CC) $(WARN) $(TEST_CFLAGS) -DNN_IMPLEMENTATION -x c -c $< -o $@
 
 build/test_%: tests/test_%.c tests/test.h tests/firmware/models.h nn.h | build
 	$(CC) $(WARN) $(TEST_CFLAGS) -I. $< -o $@ -lm

@@ -5,6 +5,7 @@
 
 cd "$(dirname "$0")/.." || exit 1
 CC=${CC:-cc} PYTHON=${PYTHON:-python3} STRICT=${STRICT:-}
+FRAMEWORKS=${FRAMEWORKS:-$PYTHON} # the Python that has them
 export CC PYTHON STRICT
 mkdir -p build/check
 log=build/check/log
@@ -36,23 +37,21 @@ needs() {
     return 1
 }
 
-# build_and_run DIRECTORY COMPILER FLAGS...: every C test built so, two at a time, and run.
+# build_and_run DIRECTORY COMPILER FLAGS: every C test built so, two at a time, and run.
 build_and_run() {
     dir=build/check/$1
-    shift
     mkdir -p "$dir"
-    programs=
+    $2 $3 -DNN_IMPLEMENTATION -x c -c nn.h -o "$dir/nn.o" || return 1
     for source in tests/test_*.c; do
         name=${source#tests/}
-        programs="$programs $dir/${name%.c}"
-        echo "${name%.c}"
-    done | xargs -P 2 -I NAME "$@" -I. tests/NAME.c -o "$dir/NAME" -lm || return 1
-    for source in tests/test_*.c; do
+        linked=
+        ! grep -q NN_LINKED "$source" || linked="-DNN_LINKED $dir/nn.o"
+        echo "$2 $3 -I. $linked $source -o $dir/${name%.c} -lm"
+    done | xargs -P 2 -I COMMAND sh -c COMMAND || return 1
+    sh tests/run.sh $(for source in tests/test_*.c; do
         name=${source#tests/}
-        set -- "$@" "$dir/${name%.c}"
-    done
-    while [ "${1#"$dir"/}" = "$1" ]; do shift; done
-    sh tests/run.sh "$@"
+        echo "$dir/${name%.c}"
+    done)
 }
 
 # fuzz NAME: a fixed number of mutated inputs, under sanitizers.
@@ -71,12 +70,12 @@ sanitize="$sanitize -fsanitize=address,undefined -fno-sanitize-recover=all"
 tier "C tests" make -s CC="$CC" test
 tier "demo" demo
 if needs gcc gcc; then
-    tier "C tests, gcc, sanitizers" build_and_run gcc-san gcc $sanitize
+    tier "C tests, gcc, sanitizers" build_and_run gcc-san gcc "$sanitize"
     tier "hostile files and texts" fuzz load
     tier "words, hostile and random" fuzz tokenizer
 fi
 if needs clang "clang, libclang-rt-14-dev"; then
-    tier "C tests, clang, sanitizers" build_and_run clang-san clang $sanitize
+    tier "C tests, clang, sanitizers" build_and_run clang-san clang "$sanitize"
 fi
 if needs g++ g++; then
     tier "header and flags" sh tests/compile.sh
@@ -88,9 +87,21 @@ if needs "$PYTHON" python3; then
     if "$PYTHON" -c 'import numpy, safetensors' 2>/dev/null; then
         tier "files against safetensors" "$PYTHON" tests/python/test_file.py
         tier "numpy reference" "$PYTHON" tests/golden/make_grads.py --check
+        tier "converter" "$PYTHON" tests/python/test_nntool.py
     else
         needs python-numpy-and-safetensors "the packages of tests/requirements.txt"
     fi
 fi
+# converter NAME MODULES: its models through the converter, with a Python that has these modules.
+converter() {
+    if "$FRAMEWORKS" -c "import $2" 2>/dev/null; then
+        tier "converter, $1" "$FRAMEWORKS" tests/python/test_nntool_$1.py
+    else
+        needs "python-$1" "the packages of tests/requirements-frameworks.txt"
+    fi
+}
+
+converter torch torch
+converter onnx "onnx, onnxruntime"
 echo "$total_passed passed, $total_failed failed"
 [ $total_failed -eq 0 ]

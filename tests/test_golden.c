@@ -5,7 +5,9 @@
    the losses, parameters, running statistics and optimizer state. A case is rows and options as
    text in the file; there is no code for single cases. golden/make_golden.py makes the files. */
 
+#ifndef NN_LINKED
 #define NN_IMPLEMENTATION
+#endif
 #include "nn.h"
 
 #include "test.h"

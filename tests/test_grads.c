@@ -7,7 +7,9 @@
 
    Run from the repository's root; an argument picks the cases whose names contain it.
 */
+#ifndef NN_LINKED
 #define NN_IMPLEMENTATION
+#endif
 #include "nn.h"
 #include "test.h"
 

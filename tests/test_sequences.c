@@ -8,7 +8,9 @@
    nn.h with itself where it must give the same bits: streams with whole sequences, parts with
    wholes, whatever lies behind a sample's length. */
 
+#ifndef NN_LINKED
 #define NN_IMPLEMENTATION
+#endif
 #include "nn.h"
 
 #include "test.h"

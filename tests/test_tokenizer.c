@@ -4,7 +4,9 @@
    texts, and what Keras makes of them; its form stands there. Run from the repository's root; an
    argument picks the tests whose names contain it. */
 
+#ifndef NN_LINKED
 #define NN_IMPLEMENTATION
+#endif
 #include "nn.h"
 #include "test.h"
 
