@@ -149,22 +149,26 @@ def compiler(cpu):
         "-mthumb", "-ffunction-sections", "-fdata-sections"]
 
 
-def library(cpu, level, probe, train):
+def library(cpu, level, probe, model, train):
     """(object, command) of the library for a program. One serves many where only what nobody asks
     for makes the difference; for the flash that is told, it is the program's own."""
     flags = ["-g", level, "-DNN_NO_LIBC"]
     if (cpu, level) != BOTH[0]:
-        probe, train, flags[0] = "w3", True, "-g0"
-    output = path(f"nn_{cpu}{level}_{probe}{'_train' if train else ''}.o")
+        probe, model, train, flags[0] = "w3", ROWS, True, "-g0"
+    planned = "_planned" if model == PLAN else ""
+    output = path(f"nn_{cpu}{level}_{probe}{'_train' if train else ''}{planned}.o")
     if not train:
         flags.append("-DNN_NO_TRAIN")
+    if planned:
+        flags.append("-DNN_NO_PLANNER")
     return output, compiler(cpu) + flags + ["-DNN_OPS=" + OPS[probe], "-c", source("library.c"),
                                             "-o", output]
 
 
 def compile_libraries():
     """Compiles each that is needed, and one for the host that has malloc to plan in."""
-    wanted = [library(cpu, level, probe, train) for _, probe, _, train, _, builds in PROGRAMS
+    wanted = [library(cpu, level, probe, model, train)
+              for _, probe, model, train, _, builds in PROGRAMS
               for cpu, level in builds + [("host", "-O0")]]
     wanted.append((path("nn_malloc.o"), compiler("host") + [
         "-O0", "-c", source("library.c"), "-o", path("nn_malloc.o")]))
@@ -320,9 +324,9 @@ def measure(program, data, plugin):
     if train:
         flags += [f'-DPROBE_TRAIN="{train}"', f"-DPROBE_FUSE={fuse}"]
     stem = path(re.sub(r"\W+", "_", name))
-    # A const plan has no pointer to kernels, which the host needs: its rows say the same.
+    # A const plan must give on Cortex-M what the rows give on the host.
     on_host = flags + [f"-DPROBE_SOURCE={ROWS if model == PLAN else model}"]
-    link("host", stem, on_host, sources + [library("host", "-O0", probe, train)[0]])
+    link("host", stem, on_host, sources + [library("host", "-O0", probe, ROWS, train)[0]])
     host = results(run([stem]))
     link("host", stem, on_host, sources + [path("nn_malloc.o")])
     least = int(results(run([stem]))["block"])
@@ -334,7 +338,7 @@ def measure(program, data, plugin):
     measured = {}
     for cpu, level in builds:
         elf = f"{stem}_{cpu}{level}.elf"
-        link(cpu, elf, flags + [level], sources + [library(cpu, level, probe, train)[0]])
+        link(cpu, elf, flags + [level], sources + [library(cpu, level, probe, model, train)[0]])
         printed, counts = emulate(cpu, elf, plugin)
         for key in ("block", "output", "loss", "trained-output"):
             if key in host:

@@ -13,22 +13,27 @@
 #define PROBE_FILE 1 /* a file in flash, loaded and planned here */
 #define PROBE_PLAN 2 /* the plan is in flash too, made by make_model.c: no planner, no loader */
 
+#if PROBE_SOURCE == PROBE_PLAN
+#define NN_NO_PLANNER
+#endif
+
 #include "../../nn.h"
 
 #include "models.h"
 #include "rt.h"
 
+extern const uint32_t probe_weights[PROBE_WEIGHTS_BYTES / 4];
+extern const unsigned char probe_file[PROBE_FILE_BYTES];
+
 #if PROBE_SOURCE == PROBE_PLAN
+#define w1_weights probe_weights
 #include "w1_plan.h"
-#define PROBE_MEMORY PLAN_BYTES
+#define PROBE_MEMORY w1_MEMORY
 #endif
 
 #ifndef PROBE_MEMORY
 #define PROBE_MEMORY 4000000
 #endif
-
-extern const uint32_t probe_weights[PROBE_WEIGHTS_BYTES / 4];
-extern const unsigned char probe_file[PROBE_FILE_BYTES];
 
 static nn_model model;
 NN_ALIGN static unsigned char block[PROBE_MEMORY];
@@ -36,12 +41,8 @@ NN_ALIGN static unsigned char block[PROBE_MEMORY];
 static int build(nn_model *m, const nn_layer *rows)
 {
 #if PROBE_SOURCE == PROBE_PLAN
-    m->rows = rows;
-    m->block = block;
-    m->block_size = sizeof(block);
-    m->image = (const unsigned char *)probe_weights;
-    plan_model(m);
-    return 0;
+    (void)rows;
+    return nn_open(m, &w1_plan, block, sizeof(block));
 #else
     nn_opts o = { 0 };
     o.memory = block;
