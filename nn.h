@@ -411,12 +411,11 @@ typedef struct nn_layer {
                             PyTorch's padding_idx; 0: none */
     int32_t mask;        /* embedding: 1: lstm, gru and rnn skip the steps that hold pad_id, as
                             Keras' mask_zero */
-    int32_t sparse;      /* embedding: 1: the gradient is kept for the ids of a batch only, and an
-                            update changes only vectors with a gradient: the same under SGD, and for
-                            Adam what PyTorch's SparseAdam does (with NN_EPS_KERAS). Not with
-                            momentum, weight decay, share or a hook; gradients of opts.batch samples
-                            can be summed before nn_zero_grad. 0: all vectors, as PyTorch does by
-                            default */
+    int32_t sparse;      /* embedding: 1: the gradient is kept for the ids of opts.batch samples
+                            only (more cannot be summed before nn_zero_grad), and an update changes
+                            only vectors whose gradient is not zero: the same under SGD, and for
+                            Adam as PyTorch's SparseAdam (with NN_EPS_KERAS). Not with momentum,
+                            weight decay, share or a hook. 0: all vectors, as PyTorch by default */
     int32_t layers;      /* lstm, gru, rnn: stacked ones; 0: 1 */
     int32_t bidirectional; /* lstm, gru, rnn: 1: a second one from the last step to the first; the
                             outputs are forward's, then backward's */
@@ -442,7 +441,7 @@ typedef int nn_write_fn(void *user, const void *bytes, size_t size);
 /* Bytes of the application's own (a vocabulary, names of classes) that travel in a model's file, as
    the U8 tensor aux.NAME. */
 typedef struct nn_aux {
-    const char *name; /* [A-Za-z0-9._/-], at most 127 bytes; NULL ends a list */
+    const char *name; /* as names of rows; NULL ends a list */
     const void *bytes;
     size_t size; /* 1 to 2^31 - 1 */
 } nn_aux;
