@@ -6,6 +6,8 @@ CFLAGS = -O2
 TEST_CFLAGS = -O1
 JOBS := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
 PYTHON = python3
+# One with the packages of tests/requirements-frameworks.txt, if that is another.
+FRAMEWORKS = $(PYTHON)
 STRICT =
 
 WARN = -std=c99 -Wall -Wextra -Wshadow
@@ -38,7 +40,8 @@ test: ## everything that needs only a C compiler
 	@sh tests/run.sh $(TESTS)
 
 check: ## everything; what a missing tool prevents is skipped, with STRICT=1 a failure
-	@CC="$(CC)" PYTHON="$(PYTHON)" STRICT="$(STRICT)" sh tests/check.sh
+	@CC="$(CC)" PYTHON="$(PYTHON)" FRAMEWORKS="$(FRAMEWORKS)" STRICT="$(STRICT)" \
+		sh tests/check.sh
 
 bench: build/bench ## time of inference and training of W1 to W4, by kernels
 	build/bench

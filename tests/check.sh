@@ -103,5 +103,7 @@ converter() {
 
 converter torch torch
 converter onnx "onnx, onnxruntime"
+converter keras "keras, torch, h5py"
+converter tflite ai_edge_litert
 echo "$total_passed passed, $total_failed failed"
 [ $total_failed -eq 0 ]

@@ -86,6 +86,13 @@ def source_outputs(source, model, x):
     return check.last_output(model, x), "NumPy"
 
 
+def not_onto(source, *outputs):
+    """An output must not take the place of what it is made from."""
+    for output in outputs:
+        if os.path.exists(output) and os.path.exists(source) and os.path.samefile(source, output):
+            raise Error(f"{output} would be written over its source: give another name with -o")
+
+
 def finish(model, source, output, options):
     """Rows and tensors become a checked file: nothing is written unless C agrees."""
     if options.inference:
@@ -104,6 +111,11 @@ def finish(model, source, output, options):
         model.notes.append(f"stored as {options.half}: the outputs are off by "
                            f"{check.deviation(rounded, y):.2g} of the largest")
         y, who = rounded, "NumPy, with the weights as stored"
+    if not np.isfinite(y).all():
+        raise Error("the outputs are not all finite, and agree with nothing: is a weight NaN or "
+                    "infinite?")
+    if len(y) > 1 and (y == y[0]).all():
+        model.notes.append("the output does not depend on the input: the check says little")
     tests = check.tests_of(model, x, y)
     off = check.run(net, image, tests, output, options.tolerance)
     meta = {"source": who, "tolerance": str(options.tolerance)}
@@ -117,6 +129,8 @@ def convert(source, output, **options):
     """A model file from a source file; notes for the user. Raises Error or Refused, and then has
     written nothing."""
     options = options_of(**options)
+    if isinstance(source, str):
+        not_onto(source, output, check.beside(output))
     large = isinstance(source, str) and os.path.exists(source) and os.path.getsize(source) >= LARGE
     if large and sys.stderr.isatty():
         say(f"reading {source}, {os.path.getsize(source) >> 20} MiB")
@@ -233,10 +247,10 @@ def compare(a, b):
 
 
 def convert_command(a):
-    shape = tuple(int(n) for n in a.input_shape.split(",")) if a.input_shape else None
     for line in convert(a.source, a.output or os.path.splitext(a.source)[0] + ".nn",
-                        inference=a.inference, graph=a.graph, input_shape=shape, half=a.half,
-                        ignore=a.ignore, loss=a.loss, seed=a.seed, tolerance=a.tolerance):
+                        inference=a.inference, graph=a.graph, input_shape=a.input_shape,
+                        half=a.half, ignore=a.ignore, loss=a.loss, seed=a.seed,
+                        tolerance=a.tolerance):
         print(line)
 
 
@@ -258,6 +272,7 @@ def check_command(a):
 
 
 def c_command(a):
+    not_onto(a.model, a.output)
     image = file.read_bytes(a.model)
     model = file.parse_model(image, a.model)
     model.rows = canonical(model.rows)
@@ -268,7 +283,7 @@ def c_command(a):
                        momentum=a.momentum, fuse_update=int(a.fuse_update))
     plan = Engine().load(image, **options).plan(name)
     text = emit.header(model, name, os.path.basename(a.model), plan)
-    file.write_atomically(a.output, text.encode())
+    file.write_atomically(a.output, text.encode(errors="replace"))
     print(f"{a.output}: {name}_plan takes {plan.split()[2]} bytes of RAM")
 
 
@@ -279,6 +294,7 @@ def diff_command(a):
 
 
 def draw_command(a):
+    not_onto(a.model, a.output)
     image = file.read_bytes(a.model)
     model = file.parse_model(image, a.model)
     shapes = {name: shape for name, _, shape in Engine().load(image).rows()}
@@ -286,6 +302,7 @@ def draw_command(a):
 
 
 def export_command(a):
+    not_onto(a.model, a.output)
     model = file.read_model(a.model)
     kind = "pytorch" if a.to == "safetensors" else a.to
     if a.to == "safetensors" and not a.output.endswith(".safetensors"):
@@ -320,6 +337,16 @@ order=chw: what PyTorch fed and flattened is planes. The ops and their keys stan
 An .onnx file of the same net, or nntool.torch_export(module, example) in Python, spare the rows."""
 
 
+def shape(text):
+    return tuple(int(n) for n in text.split(","))
+
+
+def seed(text):
+    if not text.isdecimal():
+        raise ValueError
+    return int(text)
+
+
 def training_arguments(parser, train=True):
     parser.add_argument("--batch", type=int, default=1, help="largest number of samples")
     parser.add_argument("--optimizer", choices=CHOICES["optimizer"], default="adam")
@@ -349,12 +376,12 @@ def parser():
     p.add_argument("--inference", action="store_true",
                    help="fold batch norms where that is exact, drop dropout; not to be trained")
     p.add_argument("--half", choices=["f16", "bf16"], help="store weights in 16 bits")
-    p.add_argument("--input-shape", help="of one sample, where the source leaves it open: 28,28,1")
+    p.add_argument("--input-shape", type=shape, help="of one sample, where the source leaves it open: 28,28,1")
     p.add_argument("--ignore", action="append", default=[], metavar="PATTERN",
                    help="tensors of a state dict that the outputs do not need")
     p.add_argument("--loss", choices=CHOICES["loss"][1:],
                    help="the loss of a checkpoint: its optimizer's state is then kept")
-    p.add_argument("--seed", type=int, default=0, help="of the stored samples")
+    p.add_argument("--seed", type=seed, default=0, help="of the stored samples")
     p.add_argument("--tolerance", type=float, default=check.TOLERANCE,
                    help="how far C may be off, of the largest output; default %(default)g")
 

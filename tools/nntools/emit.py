@@ -12,7 +12,7 @@ ENUMS = {"type": {"u8": "NN_U8", "i32": "NN_I32"}, "order": {"chw": "NN_CHW"}}
 
 def identifier(text):
     name = re.sub(r"[^A-Za-z0-9_]", "_", text)
-    return name if re.match(r"[A-Za-z]", name) else "model_" + name
+    return name if re.match(r"(?!nn\Z)[A-Za-z]", name) else "model_" + name  # nn_plan is a type
 
 
 def number(value):

@@ -73,8 +73,12 @@ def cache_folder():
 
 def compiler():
     """The C compiler's command: CC, or the first of the usual names that exists."""
-    if os.environ.get("CC"):
-        return shlex.split(os.environ["CC"])
+    try:
+        given = shlex.split(os.environ.get("CC", ""))
+    except ValueError:
+        raise Error("CC holds a quotation mark without its other half") from None
+    if given:
+        return given
     for name in ("cc", "gcc", "clang"):
         if shutil.which(name):
             return [name]
@@ -89,10 +93,17 @@ def compile_library(path):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError as reason:
         raise Error(f"the C compiler {command[0]} cannot be run: {reason.strerror}") from None
-    if done.returncode:
+    if done.returncode or not os.path.exists(part):
         first = (done.stderr.strip().splitlines() or ["it says nothing"])[0]
         raise Error(f"the C compiler {command[0]} cannot compile nn.h: {first}")
     os.replace(part, path)
+
+
+def opened(path):
+    try:
+        return ctypes.CDLL(path)
+    except OSError:
+        return None
 
 
 def library():
@@ -103,9 +114,13 @@ def library():
             digest.update(f.read())
     suffix = ".dll" if os.name == "nt" else ".so"
     path = os.path.join(cache_folder(), "engine-" + digest.hexdigest()[:24] + suffix)
-    if not os.path.exists(path):
+    lib = opened(path) if os.path.exists(path) else None
+    if lib is None:  # not yet compiled, or damaged
         compile_library(path)
-    lib = ctypes.CDLL(path)
+        lib = opened(path)
+    if lib is None:
+        raise Error(f"what the C compiler {compiler()[0]} made of nn.h cannot be loaded: is it for "
+                    "another machine?")
     for name, (result, *arguments) in CALLS.items():
         getattr(lib, name).restype = result
         getattr(lib, name).argtypes = arguments

@@ -20,6 +20,8 @@ HALVES = {"f16": "F16", "bf16": "BF16"}
 
 def write_atomically(path, content):
     """The whole file or none: PATH.tmp, then rename."""
+    if os.path.exists(path) and not os.path.isfile(path):  # root would replace /dev/null
+        raise Error(f"{path} cannot be written: it is no regular file")
     part = path + ".tmp"
     try:
         with open(part, "wb") as f:

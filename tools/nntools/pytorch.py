@@ -12,6 +12,7 @@ import re
 import numpy as np
 
 from . import file, ptfile
+from .engine import Engine
 from .model import Error, Model, parse_rows, real, tensor_names
 
 IGNORED = ("num_batches_tracked", "position_ids")  # buffers that mean nothing to nn.h
@@ -71,7 +72,7 @@ def row_name(module):
 
 def tensor_name(key):
     module, _, suffix = key.rpartition(".")
-    return f"{row_name(module)}.{suffix}"
+    return f"{row_name(module) or 'module'}.{suffix}"  # "weight", of a layer on its own
 
 
 def sharing(rows):
@@ -189,9 +190,9 @@ def read_rows(options):
     if not isinstance(graph, str):
         return graph
     try:
-        text = file.read_bytes(graph, 1 << 24).decode("ascii")
+        text = file.read_bytes(graph, 1 << 24).decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise Error(f"{graph} is no text of rows: it holds bytes that are not ASCII") from None
+        raise Error(f"{graph} is no text of rows: it is not in UTF-8") from None
     return parse_rows(text)
 
 
@@ -203,7 +204,11 @@ def read(path, options):
     (at, state), others = choose(states, rows, path)
     what = f"{path} ({named(at)})" if at else path
     ignore = getattr(options, "ignore", None) or ()
-    tensors, keys, notes = bind(rows, state, what, ignore)
+    try:
+        tensors, keys, notes = bind(rows, state, what, ignore)
+    except Error:
+        Engine().build(rows)  # a mistake in the rows is the better thing to hear of
+        raise
     if at:
         notes.insert(0, f"taken from {named(at)}")
     notes += [f"left out: {named(path)}" for path in others]
@@ -231,6 +236,8 @@ def parameters(state):
 
 def power(beta, t):
     """beta^t as nn.h counts it: a fraction of 2^63, rounded down at each step."""
+    if not 0 <= beta < 1 or t < 0:
+        raise ValueError("no Adam has this")
     factor, result = int(float(np.float32(beta)) * Q63), Q63
     for _ in range(t):
         result = (result * factor >> 64) << 1
@@ -301,6 +308,9 @@ def moments(optimizer, state, keys, tensors):
             if not isinstance(values, np.ndarray) or values.shape != state[keys[name]].shape:
                 raise Unfit(f"its {kind} of {keys[name]} is not of that tensor's shape")
             found[prefix + name] = values.astype("<f4")
+        strange = set(entry) - {"step", *(kind for _, kind in kinds)}
+        if strange:
+            raise Unfit(f"nn.h has no {min(strange)}")
         steps.add(int(scalar(entry["step"])) if adam else 0)
     if len(steps) != 1:
         raise Unfit("its parameters have taken different numbers of steps")
@@ -311,7 +321,7 @@ def read_optimizer(model, optimizer, state, keys, what, options):
     """Takes an optimizer's state over into the model, or notes why not."""
     try:
         group = group_of(optimizer)
-        if not optimizer["state"] or not {"betas", "momentum"} & set(group):
+        if not optimizer["state"] or not {"amsgrad", "nesterov"} & set(group):
             raise Unfit("it has none, or is neither Adam nor SGD")
         found, t, adam = moments(optimizer, state, keys, model.tensors)
         if not getattr(options, "loss", None):
@@ -359,7 +369,7 @@ def state_dict(model, like=None):
         new = values[names[key]]
         if new.shape != old.shape:
             raise Error(f"{key} is of shape {list(new.shape)} here, but of {list(old.shape)} in "
-                        "the model to export to")
+                        "the model to export to; without that, all is written as it is here")
         result[key] = new
     return result
 

@@ -9,13 +9,15 @@ computes has asked for an image, a sequence or a vector.
 
 What PyTorch has as [N,C,T] is [T,C] here."""
 
-import operator
+import contextlib
+import copy
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from .model import Error, Model, Refused, unique
-from .pytorch import fit, listed, optimizer_state, row_name, sharing, state_dict
+from .pytorch import (fit, listed, optimizer_state, parse_training, row_name, sharing,
+                      state_dict)
 
 try:
     import torch
@@ -24,7 +26,9 @@ except ImportError:
     raise Error("a live module needs PyTorch: pip install torch") from None
 
 BATCH = "batch"
+HALVES = {torch.float16, torch.bfloat16}
 LEAST = 2.0 ** -126  # added to any number it changes nothing: 0, where nn.h's 0 is a default
+NAME_MOST = 120  # characters of a name that model.unique leaves as it is
 BATCHES = (2, 3)  # the sizes that a node's shape is observed at
 
 
@@ -80,22 +84,26 @@ def path_of(node):
 
 
 class Shapes(fx.Interpreter):
-    """Runs the graph, and keeps the shape of every node's tensor."""
+    """Runs the graph, and keeps the shape of every node's tensor. changed: {node: an input of it
+    that was changed in place after it was computed}, through whatever name or view."""
 
     def __init__(self, graph_module):
         super().__init__(graph_module)
-        self.shapes = {}
+        self.shapes, self.versions, self.changed = {}, {}, {}
 
     def run_node(self, n):
+        for node in n.all_input_nodes:
+            if node in self.versions and self.env[node]._version != self.versions[node]:
+                self.changed[n] = node
         result = super().run_node(n)
         if isinstance(result, torch.Tensor):
-            self.shapes[n] = tuple(result.shape)
+            self.shapes[n], self.versions[n] = tuple(result.shape), result._version
         return result
 
 
 def observed(traced, example):
-    """{node: shape with 0 for the batch}, from runs at two batch sizes. A tensor whose batch is not
-    just one axis has no entry."""
+    """{node: shape with 0 for the batch}, from runs at two batch sizes: a tensor whose batch is not
+    just one axis has no entry. And Shapes.changed."""
     runs = []
     for n in BATCHES:
         x = example[:1].expand(n, *example.shape[1:]).contiguous()
@@ -103,9 +111,9 @@ def observed(traced, example):
         try:
             with torch.no_grad():
                 shapes.run(x)
-        except RuntimeError as reason:
+        except Exception as reason:
             raise Error("the module cannot be run on the example, or not on another batch size: "
-                        f"{str(reason).splitlines()[0][:200]}") from None
+                        f"{first_line(reason)}") from None
         runs.append(shapes.shapes)
     result = {}
     for node, a in runs[0].items():
@@ -114,13 +122,27 @@ def observed(traced, example):
         if len(a) == len(b) and len(differ) == 1 and a[differ[0]] == BATCHES[0] and \
                 b[differ[0]] == BATCHES[1]:
             result[node] = a[:differ[0]] + (0,) + a[differ[0] + 1:]
-    return result
+    return result, shapes.changed
+
+
+def first_line(reason):
+    return (str(reason).splitlines() or [type(reason).__name__])[0][:200]
+
+
+@contextlib.contextmanager
+def modes_kept(module):
+    """Every part of the module trains afterwards as it did before, be it refused or not."""
+    modes = [(part, part.training) for part in module.modules()]
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
 
 
 def trace(module):
     """The module's graph, and whether it is that of training: where both have the same nodes, which
     keeps dropout."""
-    was = module.training
     try:
         graphs = []
         for training in (True, False):
@@ -130,9 +152,7 @@ def trace(module):
         return graphs[same[0] != same[1]], same[0] == same[1]
     except Exception as reason:
         raise Error("torch.fx cannot trace the module, whose forward depends on its data: "
-                    f"{str(reason).splitlines()[0][:200]}") from None
-    finally:
-        module.train(was)
+                    f"{first_line(reason)}") from None
 
 
 def needed(graph):
@@ -153,16 +173,16 @@ class Converter:
         self.traced, trains = trace(module)
         self.traced.eval()
         self.example = example
-        self.shapes = observed(self.traced, example)
+        self.shapes, self.changed = observed(self.traced, example)
         self.live = needed(self.traced.graph)
         self.model = Model(source=f"pytorch {type(module).__name__}")
         if not trains:
             self.model.notes.append("the module computes something else while it trains; what was "
                                     "converted is what it computes in eval()")
         self.paths = {row_name(path) for path, _ in module.named_modules()}
-        self.taken, self.refused, self.owners = set(), [], {}
+        self.taken, self.uses, self.refused, self.owners = set(), {}, [], {}
         self.values, self.open_input = {}, None
-        self.known, self.lasts = {}, {}  # shapes by row; rows of last states
+        self.known, self.lasts = {}, {}  # shapes by row; rows of last states by that of all steps
 
     # ---- rows
 
@@ -236,10 +256,13 @@ class Converter:
     def sequence(self, value, steps, features):
         """The value read as [T,N] along these PyTorch axes."""
         if value.size:
-            if len(value.size) != 2 or value.axes[steps] != 0 or value.axes[features] != 1:
+            sizes = (value.shape[steps], value.shape[features])
+            memory = [value.axes[k] for k in (steps, features) if value.shape[k] > 1]
+            if len(value.shape) != 3 or memory != sorted(memory):
                 raise No("its input is no [batch, steps, features]")
-            self.fix_input(value.size)
-            value = replace(value, size=())
+            self.fix_input(sizes)
+            axes = {steps: 0, features: 1}
+            value = replace(value, size=(), axes=tuple(axes.get(k, BATCH) for k in range(3)))
         if len(self.shape_of(value.row)) != 2 or value.axes[steps] != 0 or \
                 value.axes[features] != 1:
             raise No("its input is no sequence [batch, steps, features] there: nn.h cannot reshape "
@@ -269,6 +292,7 @@ class Converter:
                                      f"({type(reason).__name__}: {reason})", ""))
         if self.refused:
             raise Refused(self.refused)
+        self.only_last()
         frozen = [name for name, p in self.module.named_parameters() if not p.requires_grad]
         if frozen:
             self.model.notes.append(f"{listed(frozen)}: frozen in the module; here nn_opts.train "
@@ -285,6 +309,9 @@ class Converter:
         """The value of a node; None where something that it reads was refused already."""
         if any(self.values.get(n, 0) is None for n in node.all_input_nodes):
             return None
+        if node in self.changed:
+            raise No(f"it reads {self.label(self.changed[node])} after that was changed in place",
+                     "inplace=False, or x = x + ... for x += ...")
         if node.op == "placeholder":
             return self.placeholder(node)
         if node.op == "output":
@@ -333,7 +360,9 @@ class Converter:
             raise No("the module computes nothing")
         self.unpadded(value)
         axes = [a for a, n in zip(value.axes, value.shape) if a != BATCH and n > 1]
-        self.result = value
+        self.result, last = value, len(self.shape_of(value.row)) - 1
+        if axes != sorted(axes) and axes != sorted(axes, key=lambda a: (a != last, a)):
+            raise No("the module's output has its dimensions in an order of its own")
         if axes != sorted(axes):
             self.model.notes.append("the output is channels last, where the module's is "
                                     f"{[d for d in value.shape if d]}")
@@ -369,11 +398,14 @@ class Converter:
         return row
 
     def module_row(self, op, node, inputs, **fields):
-        """The row of a module; of another use of it, under fc/2."""
+        """The row of a module; of another use of it, under fc/2. The way back goes by this name."""
         path = row_name(path_of(node))
         name, count = path, 2
-        while name in self.taken:
+        while self.uses.get(name) == node.target:
             name, count = f"{path}/{count}", count + 1
+        if name in self.taken or len(name) > NAME_MOST:
+            raise No("its path makes no name of a row of its own", "rename it")
+        self.uses[name] = node.target
         return self.emit(op, name, inputs, **fields)
 
     # ---- modules
@@ -515,6 +547,8 @@ class Converter:
             return x
         if rate >= 1:
             raise No("its rate is 1")
+        if inplace and len(node.all_input_nodes[0].users) > 1:
+            raise No("it drops in place what something else reads too", "inplace=False")
         x = self.natural(x)
         row = self.emit("dropout", self.free_name(node), [x.row], rate=float(rate))
         return self.out(node, row, self.shape_of(x.row), x.axes)
@@ -586,14 +620,10 @@ class Converter:
         return States(module, node, row, "all", Value(row, shape, x.axes[:2] + (1,)))
 
     def last(self, node, states):
-        """The last state: the row with last=1; it is another row where all steps are read too."""
-        row, name = self.model.row(states.row), states.row
-        if not self.reads_all_steps(states):
-            row.fields["last"] = 1
-        elif states.row in self.lasts:
-            name = self.lasts[states.row]
-        else:
-            name = self.emit(row.op, f"{states.row}/2", row.inputs, **dict(row.fields, last=1))
+        """The last state, as another row with last=1."""
+        row, name = self.model.row(states.row), self.lasts.get(states.row)
+        if name is None:
+            name = self.module_row(row.op, states.node, row.inputs, **dict(row.fields, last=1))
             self.model.row(name).share = states.row
             self.lasts[states.row] = name
         shape = self.shapes[node]
@@ -601,11 +631,18 @@ class Converter:
         axes[-1] = 0
         return self.out(node, name, (shape[-1],), axes)
 
-    def reads_all_steps(self, states):
-        """Is the whole sequence of this recurrent module used, and not only its last step?"""
-        whole = [user for user in states.node.users if is_item(user) and user.args[1] == 0]
-        return any(reader in self.live and not takes_a_step(reader)
-                   for node in whole for reader in node.users)
+    def only_last(self):
+        """Where nothing reads all steps of a recurrent row, it gives the last state itself."""
+        for steps, last in self.lasts.items():
+            if steps == self.result.row or any(steps in row.inputs for row in self.model.rows):
+                continue
+            self.model.row(steps).fields["last"] = 1
+            self.model.rows.remove(self.model.row(last))
+            self.known[steps] = self.known[last]
+            for row in self.model.rows:
+                row.inputs = [steps if name == last else name for name in row.inputs]
+            if self.result.row == last:
+                self.result = replace(self.result, row=steps)
 
     def item(self, node, x, index):
         if isinstance(x, States):
@@ -659,6 +696,8 @@ class Converter:
         if x.what == "all":
             if index == 0:
                 return x.sequence
+            if index not in (1, -1):
+                raise No(*UNREAD)
             return replace(x, what="pair" if lstm else "h")
         if x.what == "pair":
             if index == 0:
@@ -666,7 +705,8 @@ class Converter:
             raise No("it reads the cells' state c, and nn.h gives h only")
         if x.what != "h":
             raise No("its state is read in a way that is not known here")
-        index = index[0] if isinstance(index, tuple) and set(index[1:]) <= {slice(None)} else index
+        if isinstance(index, tuple) and all(i == slice(None) for i in index[1:]):
+            index = index[0]
         ways = 2 if x.module.bidirectional else 1
         count = x.module.num_layers * ways
         if not isinstance(index, int) or not -count <= index < count:
@@ -696,6 +736,8 @@ class Converter:
         if isinstance(x, States) and x.what == "h" and x.module.num_layers == 1 and \
                 not x.module.bidirectional:
             return self.last(node, x)  # h_n.squeeze(0), h_n.view(batch, -1)
+        if isinstance(x, States):
+            raise No(*UNREAD)
         new = self.shapes.get(node)
         self.unpadded(x)
         if new is None:
@@ -774,18 +816,6 @@ def name_of(node):
     return str(getattr(node.target, "__name__", node.target))
 
 
-def is_item(node):
-    return node.op == "call_function" and node.target is operator.getitem
-
-
-def takes_a_step(node):
-    """Does this node index a sequence by a number, as out[:, -1]?"""
-    if not is_item(node):
-        return False
-    index = node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],)
-    return any(isinstance(i, int) for i in index)
-
-
 def known_function(function):
     module = getattr(function, "__module__", "") or ""
     return module.split(".")[0] in ("torch", "_operator", "builtins") or function in KNOWN
@@ -853,7 +883,7 @@ MODULES = {
     nn.Linear: Converter.linear, nn.Conv1d: Converter.conv, nn.Conv2d: Converter.conv,
     nn.MaxPool1d: max_pool, nn.MaxPool2d: max_pool, nn.AvgPool1d: avg_pool, nn.AvgPool2d: avg_pool,
     nn.BatchNorm1d: Converter.batchnorm, nn.BatchNorm2d: Converter.batchnorm,
-    nn.Dropout: lambda c, n, m, x: c.dropout(n, x, m.p),
+    nn.Dropout: lambda c, n, m, x: c.dropout(n, x, m.p, inplace=m.inplace),
     nn.Identity: lambda c, n, m, x: x,
     nn.Flatten: lambda c, n, m, x: c.reshaped(n, x),
     nn.Unflatten: lambda c, n, m, x: c.reshaped(n, x),
@@ -927,11 +957,12 @@ def samples_of(converter, count, seed):
         x = x.to(example.dtype)
     else:
         x = torch.randn((count, *example.shape[1:]), generator=generator, dtype=example.dtype)
-    was = module.training
     module.eval()
-    with torch.no_grad():
-        y = module(x.to(example.device)).detach().cpu()
-    module.train(was)
+    with torch.no_grad():  # clones: the module may change its input in place
+        y, again = (module(x.clone().to(example.device)).detach().cpu() for _ in range(2))
+    if not torch.equal(y, again) and not y.isnan().any():
+        raise Error("the module draws random numbers in eval() too: its outputs are never the same "
+                    "(is it F.dropout without training=self.training?)")
     axes = converter.result.axes
     order = sorted((i for i, a in enumerate(axes) if a not in (BATCH, None)),
                    key=lambda i: axes[i])
@@ -941,32 +972,53 @@ def samples_of(converter, count, seed):
     return as_array(x, row), np.ascontiguousarray(y.reshape(count, *shape), np.float32)
 
 
+def example_of(example):
+    """The one input, as a tensor; (x,) is x, as torch.export has it."""
+    if isinstance(example, (tuple, list)) and \
+            any(isinstance(each, (torch.Tensor, np.ndarray)) for each in example):
+        if len(example) > 1:
+            raise Error("the module has several inputs, and nn.h has one: wrap it in a module that "
+                        "takes one")
+        example = example[0]
+    try:
+        example = torch.as_tensor(example)
+    except (TypeError, ValueError, RuntimeError):
+        raise Error("the example input is no tensor and no array") from None
+    if example.dim() < 2 or not example.numel():
+        raise Error("the example input needs a batch dimension, and one more")
+    return example
+
+
 def read_live(module, options):
     """A live module and options.example (an input with a batch dimension) as a Model."""
-    example = options.example
-    example = example if isinstance(example, torch.Tensor) else torch.as_tensor(np.asarray(example))
-    if example.dim() < 2:
-        raise Error("the example input needs a batch dimension, and one more")
-    converter = Converter(module, example, options)
-    model = converter.run()
-    model.samples = [samples_of(converter, options.samples, options.seed)]
+    example, floats = example_of(options.example), module
+    if {t.dtype for t in (*module.state_dict().values(), example)} & HALVES:
+        floats = copy.deepcopy(module).float()  # the weights as they are; nn.h computes in float32
+        example = example.float() if example.is_floating_point() else example
+    with modes_kept(floats):
+        converter = Converter(floats, example, options)
+        model = converter.run()
+        if not example.is_floating_point() and model.rows[0].fields.get("type") != "i32":
+            raise Error(f"the example is of {example.dtype}, which only an embedding takes here")
+        model.samples = [samples_of(converter, options.samples, options.seed)]
     fold_activations(model)
     return model
 
 
 def load_into(model, module, optimizer=None):
     """The way back: a model's tensors into the module, its training state into the optimizer."""
-    state = {name: value.numpy() if value.dtype.is_floating_point else value
-             for name, value in module.state_dict().items()}
-    arrays = {name: v for name, v in state.items() if isinstance(v, np.ndarray)}
-    new = state_dict(model, arrays)
-    module.load_state_dict({name: torch.from_numpy(np.array(new[name])) if name in new else value
-                            for name, value in state.items()}, strict=True)
+    state = module.state_dict()  # with its metadata, by which a module knows its version
+    arrays = {name: value.detach().cpu().float().numpy() for name, value in state.items()
+              if value.is_floating_point()}
+    new, keys = state_dict(model, arrays), fit(model.rows, arrays)[0]
+    if optimizer is not None:
+        check_optimizer(model, optimizer)
+    for name in keys.values():
+        state[name] = torch.from_numpy(np.array(new[name]))
+    module.load_state_dict(state, strict=True)
     if optimizer is None:
         return
-    if not model.training:
-        raise Error("the model file holds no training state: save it with nn_save(..., 1, ...)")
-    keys, shared = fit(model.rows, arrays)[0], sharing(model.rows)
+    shared = sharing(model.rows)
     paths = {id(p): path for path, p in module.named_parameters()}
     names = {key: shared.get(name, name) for name, key in keys.items()}
     order = [names.get(paths.get(id(p))) for group in optimizer.param_groups
@@ -977,3 +1029,14 @@ def load_into(model, module, optimizer=None):
     saved["state"] = {i: {key: torch.from_numpy(np.array(v)) for key, v in entry.items()}
                       for i, entry in saved["state"].items()}
     optimizer.load_state_dict(saved)
+
+
+def check_optimizer(model, optimizer):
+    """Is the optimizer of the kind whose training state the model holds?"""
+    if not model.training:
+        raise Error("the model file holds no training state: save it with nn_save(..., 1, ...)")
+    kind, key = ("Adam", "amsgrad") if parse_training(model.training)["opt"] else \
+        ("SGD", "nesterov")
+    if key not in optimizer.param_groups[0]:
+        raise Error(f"the training state is of {kind}, which {type(optimizer).__name__} cannot go "
+                    "on with")
