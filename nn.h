@@ -4290,6 +4290,9 @@ static nn__conv nn__conv_of(const nn_model *m, uint32_t i) {
 
 static int nn__window_fail(nn_shape *s, const nn__frame *f) {
     int32_t kh = f->kernel[0], kw = f->kernel[1];
+    if (s->in[0]->ndim == 2)
+        return NN__ROW_FAIL(s, "kernel %d spans %D steps, more than input %S has", (int)kw,
+                            (int64_t)f->dilation[1] * (kw - 1) + 1, s->in[0]);
     if (f->dilation[0] == 1 && f->dilation[1] == 1)
         return NN__ROW_FAIL(s, "kernel %dx%d larger than input %S", (int)kh, (int)kw, s->in[0]);
     return NN__ROW_FAIL(s, "kernel %dx%d spans %Dx%D, larger than input %S", (int)kh, (int)kw,

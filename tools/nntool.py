@@ -376,7 +376,8 @@ def parser():
     p.add_argument("--inference", action="store_true",
                    help="fold batch norms where that is exact, drop dropout; not to be trained")
     p.add_argument("--half", choices=["f16", "bf16"], help="store weights in 16 bits")
-    p.add_argument("--input-shape", type=shape, help="of one sample, where the source leaves it open: 28,28,1")
+    p.add_argument("--input-shape", type=shape,
+                   help="of one sample, where the source leaves it open: 28,28,1")
     p.add_argument("--ignore", action="append", default=[], metavar="PATTERN",
                    help="tensors of a state dict that the outputs do not need")
     p.add_argument("--loss", choices=CHOICES["loss"][1:],
