@@ -281,8 +281,10 @@ def c_command(a):
     if a.train is not None:
         options.update(train=a.train, loss=a.loss, optimizer=a.optimizer, lr=a.lr,
                        momentum=a.momentum, fuse_update=int(a.fuse_update))
-    plan = Engine().load(image, **options).plan(name)
-    text = emit.header(model, name, os.path.basename(a.model), plan)
+    net = Engine().load(image, **options)
+    plan = net.plan(name, a.in_place)
+    text = emit.header(model, name, os.path.basename(a.model), plan,
+                       net.panels if a.in_place else None)
     file.write_atomically(a.output, text.encode(errors="replace"))
     print(f"{a.output}: {name}_plan takes {plan.split()[2]} bytes of RAM")
 
@@ -405,6 +407,8 @@ def parser():
     p.add_argument("model")
     p.add_argument("-o", "--output", required=True)
     p.add_argument("--name", help="prefix of the names in C; default: from OUTPUT")
+    p.add_argument("--in-place", action="store_true",
+                   help="weights that do not train lie as the kernels read them: faster")
     p.add_argument("--steps", type=int, default=0, help="length of sequences; 1: for nn_step")
     p.add_argument("--stateful", action="store_true", help="for nn_step: states are kept")
     training_arguments(p)

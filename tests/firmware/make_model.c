@@ -12,9 +12,9 @@ static int to_stdout(void *user, const void *bytes, size_t size)
 
 static int put_plan(engine *e, const char *name)
 {
-    int64_t size = engine_plan(e, name, NULL, 0);
+    int64_t size = engine_plan(e, name, 0, NULL, 0);
     char *text = (char *)malloc((size_t)(size < 0 ? 0 : size) + 1);
-    int failed = size < 0 || !text || engine_plan(e, name, text, (size_t)size + 1) != size;
+    int failed = size < 0 || !text || engine_plan(e, name, 0, text, (size_t)size + 1) != size;
 
     if (!failed) failed = to_stdout(NULL, text, (size_t)size);
     free(text);

@@ -27,7 +27,7 @@ ROOT = os.path.dirname(os.path.dirname(HERE))
 sys.path.insert(0, os.path.join(ROOT, "tools"))
 
 import nntool  # noqa: E402
-from nntools import check, file, ptfile, pytorch, simplify  # noqa: E402
+from nntools import check, emit, file, ptfile, pytorch, simplify  # noqa: E402
 from nntools.engine import Engine, compiler  # noqa: E402
 from nntools.model import Error, Model, canonical, parse_rows, rows_text, tensor_names  # noqa: E402
 
@@ -57,8 +57,8 @@ def path(name):
 
 
 def write(name, content):
-    with open(path(name), "wb" if isinstance(content, bytes) else "w") as f:
-        f.write(content)
+    with open(path(name), "wb") as f:
+        f.write(content if isinstance(content, bytes) else content.encode())
     return path(name)
 
 
@@ -592,10 +592,11 @@ int main(void) {
 """
 
 
-def from_header(rows, train, steps, *flags):
-    """Digest and outputs of a program made of net.h, against those of the file."""
+def from_header(rows, train, steps, *flags, how=()):
+    """Digest and outputs of a program made of net.h, against those of the file. how: options."""
     convert(state_file("net.pt", rows), rows)
     more = ["--train", train, "--lr", "0.05", "--optimizer", "adam"] if train else []
+    more += how
     status, _, err = tool("c", path("out.nn"), "-o", path("net.h"), *more)
     assert status == 0, err
     options = dict(train=train, loss="mse", optimizer="adam", lr=0.05) if train else {}
@@ -634,6 +635,106 @@ def test_c_trains_as_the_file_does():
                 2, "-O0")
     from_header("input x - shape=7,3\nlstm l x units=5 layers=2 bidirectional=1 last=1\n"
                 "dense d l units=2", "*", 2, "-O0")
+
+
+def test_c_with_weights_as_the_kernels_read_them():
+    """Odd panels, groups, a depthwise row, a GRU; frozen rows beside ones that train."""
+    grouped = ("input x - shape=6,5,4\nconv2d a x units=36 kernel=3,2 groups=2 act=relu\n"
+               "conv2d b a units=36 kernel=2 groups=36\nflatten f b\ndense c f units=19 act=tanh\n"
+               "dense d c units=3")
+    steps = "input x - shape=7,5\ngru g x units=6\nconv1d c g units=33 kernel=3\nglobalmaxpool m c"
+    for rows in (W3, grouped, steps):
+        from_header(rows, None, 0, "-O0", how=("--in-place",))
+    from_header(W3, "d2", 3, "-O0", how=("--in-place",))
+    from_header(grouped, "c", 3, "-O0", how=("--in-place",))
+
+
+def test_names_in_c():
+    assert [emit.identifier(n) for n in ("nn", "nnx", "int", "1a", "a-b", "\u00e9")] == \
+        ["model_nn", "nnx", "int", "model_1a", "a_b", "model__"]
+    convert(state_file("net.pt", SMALL), SMALL)
+    assert tool("c", path("out.nn"), "-o", path("nn_net.h"), "--name", "nn")[0] == 0
+    write("name.c", '#include "nn.h"\n#include "nn_net.h"\n'
+          "const nn_plan *it(void) { return &model_nn_plan; }\n")
+    subprocess.run([*compiler(), "-std=c99", "-Werror", "-I", ROOT, "-I", FOLDER.name, "-c",
+                    path("name.c"), "-o", path("name.o")], check=True)
+
+
+# --------------------------------------------------------------------------------------------------
+# Where things are written, and with what compiler
+
+def test_a_source_is_not_written_over():
+    source, graph = state_file("only.pt", SMALL), write("small.txt", SMALL)
+    convert(source, SMALL)
+    model = path("out.nn")
+    for source, *arguments in (
+            (source, "convert", source, "--graph", graph, "-o", source),
+            (model, "convert", model, "--inference"), (model, "c", model, "-o", model),
+            (model, "draw", model, "-o", path(".") + "/out.nn"),
+            (model, "export", model, "--to", "pytorch", "-o", model)):
+        before = read(source)
+        refused(arguments, "would be written over its source")
+        assert read(source) == before
+    os.symlink(os.devnull, path("device.nn"))
+    refused(["convert", path("only.pt"), "--graph", graph, "-o", path("device.nn")],
+            "it is no regular file")
+
+
+def test_outputs_that_check_nothing():
+    def state(scale):
+        return lambda state: {k: v * np.float32(scale) for k, v in state.items()}
+    for scale in (np.nan, np.inf):
+        refused(["convert", state_file("odd.pt", SMALL, state(scale)), "--graph",
+                 write("small.txt", SMALL), "-o", path("no.nn")], "outputs are not all finite")
+    out, _ = convert(state_file("zero.pt", SMALL, state(0)), SMALL)
+    assert "the output does not depend on the input" in out
+    assert "depend" not in convert(state_file("some.pt", SMALL), SMALL)[0]
+
+
+def test_a_head_of_another_size():
+    like = state_file("like.pt", SMALL)
+    convert(state_file("head.pt", SMALL.replace("units=3", "units=7")),
+            SMALL.replace("units=3", "units=7"))
+    refused(["export", path("out.nn"), "--to", "pytorch", "--like", like, "-o", path("no.pt")],
+            r"b.weight is of shape \[7, 5\] here, but of \[3, 5\].*without that")
+    assert tool("export", path("out.nn"), "--to", "pytorch", "-o", path("seven.pt"))[0] == 0
+    assert ptfile.load(path("seven.pt"))["b.weight"].shape == (7, 5)
+
+
+def test_mistakes_in_rows_are_said_first():
+    source = state_file("rows.pt", SMALL)
+    for old, new, words in (("dense b a", "linear b a", "linear"), ("dense b a", "dense c z", "z"),
+                            ("dense b a", "dense a a", "same name"), ("x - s", "x s", "input")):
+        graph = write("bad.txt", SMALL.replace(old, new))
+        refused(["convert", source, "--graph", graph, "-o", path("no.nn")], "row .*" + words)
+        os.remove(path("bad.txt"))
+    convert(source, "\ufeff# Gr\u00f6\u00dfe\n" + SMALL)
+
+
+def test_compilers_that_are_none():
+    source = state_file("net.pt", SMALL)
+    convert(source, SMALL)
+    folder = path("cache")
+
+    def info(**environment):
+        done = subprocess.run([sys.executable, os.path.join(ROOT, "tools", "nntool.py"), "info",
+                               path("out.nn")], capture_output=True, text=True,
+                              env={**os.environ, "XDG_CACHE_HOME": folder, **environment})
+        assert "Traceback" not in done.stderr and done.stderr.count("\n") <= 1, done.stderr
+        return done.returncode, done.stderr
+    for cc, words in (("true", "it says nothing"), ("false", "it says nothing"),
+                      ('"', "quotation"), ("/none", "cannot be run")):
+        status, err = info(CC=cc)
+        assert status == 1 and words in err, err
+    assert info() == (0, "")
+    library, = os.listdir(os.path.join(folder, "nntool"))
+    write(os.path.join(folder, "nntool", library), b"damaged")
+    assert info() == (0, "")
+    two = [subprocess.Popen([sys.executable, os.path.join(ROOT, "tools", "nntool.py"), "info",
+                             path("out.nn")], stdout=subprocess.DEVNULL,
+                            env={**os.environ, "XDG_CACHE_HOME": path("two")}) for _ in range(2)]
+    assert [process.wait() for process in two] == [0, 0]
+    assert len(os.listdir(os.path.join(path("two"), "nntool"))) == 1
 
 
 # --------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ import random
 import re
 import sys
 import tempfile
+import time
 import types
 import warnings
 import zipfile
@@ -294,6 +295,14 @@ def test_mixed_precision():
     model = front.read(path("mixed.keras"), options())
     near(run(model, inputs_of(live)), predict(live, inputs_of(live)), 0.05)
     assert any("bfloat16" in note for note in model.notes)
+    for narrow in ("float16", "bfloat16"):  # weights too
+        live = net(L.Dense(17, dtype=narrow), L.Dense(2), shape=(5,))
+        randomize(live)
+        live.save(path("narrow.keras"))
+        model = front.read(path("narrow.keras"), options())
+        near(run(model, inputs_of(live)), predict(live, inputs_of(live)), 0.05)
+        near(model.tensors[model.rows[1].name + ".weight"].T,
+             np.asarray(live.layers[0].kernel.value.detach().float()), 0)
     wide = net(L.Dense(17, dtype="float64"), L.Dense(2), shape=(5,))
     assert any("float64" in note for note in same(wide).notes)
 
@@ -1001,7 +1010,8 @@ def test_truncated():
 
 
 def test_flipped_bits():
-    """An archive's CRCs find every flip in what is used; a .h5 has none, so numbers may differ."""
+    """An archive's CRCs find every flip in what is used; a .h5 has none, so numbers may differ, but
+    nothing else happens, and soon."""
     chance = random.Random(1)
     archive, legacy = small_sources()
     good = outcome(write_file("flip.keras", archive))
@@ -1017,11 +1027,14 @@ def test_flipped_bits():
             assert all(np.array_equal(result.tensors[name], value)
                        for name, value in good.tensors.items())
     assert taken < 100
-    for _ in range(400):
-        at = chance.randrange(8 * len(legacy))
+    for _ in range(2000):
         flipped = bytearray(legacy)
-        flipped[at // 8] ^= 1 << at % 8
+        for _ in range(chance.choice([1, 1, 1, 4, 30])):
+            at = chance.randrange(8 * len(legacy))
+            flipped[at // 8] ^= 1 << at % 8
+        start = time.monotonic()
         outcome(write_file("flip.h5", bytes(flipped)))
+        assert time.monotonic() - start < 5
 
 
 def nodes_of(value, found):
@@ -1093,7 +1106,7 @@ def test_crafted_archives():
     assert "damaged" in rewritten(config_json=b"\xff\xfe")
     assert isinstance(rewritten(config_json=b"[1]"), str)
     assert isinstance(rewritten(config_json=b'{"class_name":"Dense","config":{}}'), str)
-    assert "damaged" in rewritten(model_weights_h5=b"not HDF5")
+    assert "no HDF5" in rewritten(model_weights_h5=b"not HDF5")
     with zipfile.ZipFile(path("small.keras"), "a") as archive:
         archive.writestr("config.json", "{}")
     assert "2 times" in outcome(path("small.keras"))
@@ -1147,8 +1160,8 @@ def test_crafted_weights():
         del f["layers/dense"]
 
     for change, word in ((external_link, "link"), (soft_link, "link"), (external_data, "another"),
-                         (virtual, "another file"), (bomb, "honest"), (shape, "needs"),
-                         (text, "not numbers"), (group, "not what it should"),
+                         (virtual, "another file"), (bomb, "chunks"), (shape, "needs"),
+                         (text, "no numbers"), (group, "not what it should"),
                          (other_name, "of layer dense_7"), (missing, "no weights")):
         result = rewritten(model_weights_h5=weights_with(change))
         assert isinstance(result, str) and word in result, (change.__name__, result)

@@ -104,8 +104,7 @@ class Net:
         return self.op("CONV_2D", (*self.size(stride, reach, padding), units), self.last, weight,
                        self.constant(gen(units)), options="Conv2DOptions", padding=padding,
                        strideH=stride[0], strideW=stride[1], dilationHFactor=dilation[0],
-                       dilationWFactor=dilation[1],
-                       fusedActivationFunction=ACTS[act])
+                       dilationWFactor=dilation[1], fusedActivationFunction=ACTS[act])
 
     def depthwise(self, times, kernel, stride=(1, 1), padding=SAME, act="", dilation=(1, 1)):
         channels = self.graph.tensors[self.last].shape[3]

@@ -67,22 +67,35 @@ def order(model):
     return [name for row in model.rows for name in tensor_names(row) if name in model.tensors]
 
 
-def weights(model, name):
-    """The one array of all weights, and how it is declared."""
+def weights(model, name, panels=None):
+    """The one array of all weights, and how it is declared. panels: of Net, or None."""
     names = order(model)
     total = sum(model.tensors[n].size for n in names)
     out = [f"static const NN_ALIGN float {name}_weights[{total}] = {{"]
     for tensor in names:
         values = model.tensors[tensor]
         out.append(f"    /* {tensor} {list(values.shape)} */")
+        if panels:
+            values = panels(tensor, values)
         texts = [number(v) for v in values.ravel().tolist()]
         out += ["    " + ", ".join(texts[i:i + 5]) + "," for i in range(0, len(texts), 5)]
     return "\n".join([*out, "};"])
 
 
-def header(model, name, path, plan):
-    """The text of model.h; plan: of Net.plan for this name."""
+OTHERWISE = """With other options than the plan has:
+
+       nn_opts o = {{ 0 }};
+       o.weights = {name}_weights;
+       o.weights_size = sizeof {name}_weights;
+       nn_build(&m, {name}_rows, &o);"""
+IN_PANELS = """The weights lie as the
+   kernels read them, which only the plan knows: nn_build cannot take them."""
+
+
+def header(model, name, path, plan, panels=None):
+    """The text of model.h; plan: of Net.plan for this name; panels: of Net, or None."""
     rows = canonical(model.rows)
+    otherwise = IN_PANELS if panels else OTHERWISE.format(name=name)
     above = [""] + [row.name for row in rows]
     table = "\n".join(initializer(row, before) for row, before in zip(rows, above))
     guard = f"{name.upper()}_H"
@@ -92,12 +105,7 @@ def header(model, name, path, plan):
        nn_model m;
        nn_open(&m, &{name}_plan, memory, sizeof memory);
 
-   links neither planner nor loader. With other options than the plan has:
-
-       nn_opts o = {{ 0 }};
-       o.weights = {name}_weights;
-       o.weights_size = sizeof {name}_weights;
-       nn_build(&m, {name}_rows, &o); */
+   links neither planner nor loader. {otherwise} */
 #ifndef {guard}
 #define {guard}
 
@@ -106,7 +114,7 @@ static const nn_layer {name}_rows[] = {{
     {{ 0 }}
 }};
 
-{weights(model, name)}
+{weights(model, name, panels)}
 
 {plan}
 #endif

@@ -63,7 +63,8 @@ EXPORT int64_t engine_fact(const engine *e, const char *what);
 EXPORT uint64_t engine_digest(const engine *e);
 EXPORT int engine_row(const engine *e, uint32_t i, int32_t *shape);
 EXPORT int engine_tensor(const engine *e, uint32_t i, char *name, size_t size, int32_t *shape);
-EXPORT int64_t engine_plan(engine *e, const char *prefix, char *out, size_t size);
+EXPORT int engine_panels(const engine *e, const char *name, const float *in, float *out);
+EXPORT int64_t engine_plan(engine *e, const char *prefix, int panels, char *out, size_t size);
 
 EXPORT engine *engine_new(void) {
     engine *e = (engine *)calloc(1, sizeof *e);
@@ -332,9 +333,23 @@ static void print_plan(printer *p, const nn_model *m, const char *prefix, uint32
           (long)m->tight, (long)m->in_size, (long)m->out_size);
 }
 
+/* The values of a tensor as a plan with panels wants them: as the kernels read them, unless they are
+   copied to RAM first. */
+EXPORT int engine_panels(const engine *e, const char *name, const float *in, float *out) {
+    int32_t k = nn__find_tensor(&e->m, name, strlen(name));
+    const nn_tensor *t = &e->m.tensor[k];
+    uint32_t i;
+
+    if (k < 0) return NN_ERR_NAME;
+    for (i = 0; i < t->count; i++)
+        out[t->flags & NN__MOVES ? i : nn__place(t, e->m.rows[t->row].groups, i)] = in[i];
+    return 0;
+}
+
 /* The plan of the engine's rows and options as C text: tables called PREFIX_row and so on, which
-   name PREFIX_rows and PREFIX_weights. Returns its length, or an error. */
-EXPORT int64_t engine_plan(engine *e, const char *prefix, char *out, size_t size) {
+   name PREFIX_rows and PREFIX_weights. panels: the weights lie as engine_panels gives them, else in
+   PyTorch's order. Returns its length, or an error. */
+EXPORT int64_t engine_plan(engine *e, const char *prefix, int panels, char *out, size_t size) {
     printer p = { NULL, 0, 0 };
     nn_opts o = e->o;
     nn_model m;
@@ -347,6 +362,8 @@ EXPORT int64_t engine_plan(engine *e, const char *prefix, char *out, size_t size
     o.in_place = 1;
     o.resume = 0;
     err = o.weights ? nn_build(&m, e->m.rows, &o) : NN_ERR_MEMORY;
+    for (i = 0; !err && panels && i < m.tensor_count; i++)
+        if (m.tensor[i].flags & NN__IMAGE) m.tensor[i].layout = e->m.tensor[i].layout;
     if (!err) {
         p.out = out;
         p.size = size;

@@ -52,7 +52,8 @@ CALLS = {  # of engine.c: result and arguments behind the engine
     "engine_fact": (ctypes.c_int64, POINTER, TEXT),
     "engine_digest": (ctypes.c_uint64, POINTER),
     "engine_row": (INT, POINTER, ctypes.c_uint32, POINTER),
-    "engine_plan": (ctypes.c_int64, POINTER, TEXT, POINTER, SIZE),
+    "engine_panels": (ctypes.c_int, POINTER, TEXT, POINTER, POINTER),
+    "engine_plan": (ctypes.c_int64, POINTER, TEXT, ctypes.c_int, POINTER, SIZE),
     "engine_tensor": (INT, POINTER, ctypes.c_uint32, POINTER, SIZE, POINTER),
 }
 
@@ -281,12 +282,21 @@ class Net:
         self.check(self.lib.engine_save(self.handle, with_training, out, size))
         return out.raw
 
-    def plan(self, prefix):
-        """The plan as C text; its weights are to be used in place."""
-        size = self.check(self.lib.engine_plan(self.handle, prefix.encode(), None, 0)) + 1
+    def plan(self, prefix, panels=False):
+        """The plan as C text; its weights are to be used in place, see panels()."""
+        how = self.handle, prefix.encode(), int(panels)
+        size = self.check(self.lib.engine_plan(*how, None, 0)) + 1
         text = ctypes.create_string_buffer(size)
-        self.lib.engine_plan(self.handle, prefix.encode(), text, size)
+        self.lib.engine_plan(*how, text, size)
         return text.value.decode()
+
+    def panels(self, name, values):
+        """A tensor's values in the order that a plan with panels reads them."""
+        values = np.ascontiguousarray(values, np.float32)
+        out = np.empty_like(values)
+        self.check(self.lib.engine_panels(self.handle, name.encode(), values.ctypes.data,
+                                          out.ctypes.data))
+        return out
 
     def memory(self):
         """Bytes of the block that the net lies in."""

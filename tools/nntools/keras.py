@@ -16,20 +16,20 @@ import zipfile
 
 import numpy as np
 
+from . import hdf5
 from .file import write_atomically
-from .kerasfile import (JSON_MAX, GroupStore, No, PathStore, blaming, hdf5, honest, leaves,
-                        open_archive, values_of, walk, zip_member)
+from .kerasfile import (JSON_MAX, GroupStore, No, PathStore, blaming, leaves, open_archive,
+                        values_of, walk, zip_member)
 from .keraslayers import KINDS, ONLY_TRAINS, Converter, act_of, real_of, variable_of
 from .model import Error, real
 from .pytorch import Q63, parse_training, power
 
 
 @contextlib.contextmanager
-def weights_of(archive, root, buffer=None):
-    """The store of an archive's weights; a buffer that holds them is open to be changed."""
-    mode = "r" if buffer is None else "r+"
-    buffer = io.BytesIO(archive.weights) if buffer is None else buffer
-    with blaming(archive.what), hdf5().File(buffer, mode) as f:
+def weights_of(archive, root, content=None):
+    """The store of an archive's weights, or of a bytearray of them that may be changed."""
+    with blaming(archive.what):
+        f = hdf5.File(archive.weights if content is None else content)
         yield (GroupStore if archive.legacy else PathStore)(f, root)
 
 
@@ -143,13 +143,14 @@ def trained(converter):
 
 def slots_of(store, variables, count):
     """(counter, learning rate or None, data sets by variable: one for each of count kinds)."""
-    sets = [honest(each) for each in store.optimizer()]
+    sets = store.optimizer()
     scalars = [each for each in sets if each.shape == ()]
     slots = [each for each in sets if each.shape != ()]
     if not scalars or scalars[0].dtype.kind not in "iu" or len(slots) != count * len(variables):
         raise Unfit("the file has no state of it that fits")
-    rate = float(scalars[1][()]) if len(scalars) == 2 and scalars[1].dtype.kind == "f" else None
-    n, names = len(variables), [each.name for each in slots]
+    has_rate = len(scalars) == 2 and scalars[1].dtype.kind == "f"
+    rate = float(scalars[1].values()) if has_rate else None
+    n, names = len(variables), [each.path for each in slots]
     if count == 2 and all(re.search(r"/m(_\d+)?(:0)?\Z", name) for name in names[:n]):
         pairs = [(slots[i], slots[n + i]) for i in range(n)]  # Keras 2
     else:
@@ -157,7 +158,7 @@ def slots_of(store, variables, count):
     for variable, pair in zip(variables, pairs):
         if any(each.shape != pair[0].shape for each in pair):
             raise Unfit(f"its state of {variable.owner} has another order")
-    return int(scalars[0][()]), rate, dict(zip(variables, pairs))
+    return int(scalars[0].values()), rate, dict(zip(variables, pairs))
 
 
 def training_variables(root):
@@ -234,11 +235,11 @@ def read_training(c, store):
 
 def put(dataset, values):
     if dataset.dtype.kind != "f":
-        raise Error(f"{dataset.name} holds {dataset.dtype}, which cannot be written: save the "
+        raise Error(f"{dataset.path} holds {dataset.dtype}, which cannot be written: save the "
                     "source in float32")
-    if tuple(dataset.shape) != values.shape:
-        raise Error(f"{dataset.name} is of another shape in the source")
-    dataset[...] = values
+    if dataset.shape != values.shape:
+        raise Error(f"{dataset.path} is of another shape in the source")
+    dataset.put(values)
 
 
 def check_names(c, model):
@@ -274,9 +275,9 @@ def write_training(c, store, model):
         elif t["opt"] != how["adam"] or (t["opt"] and not t["epsmode"]):
             why, t = "the model was trained with another optimizer", None
         scalars = [each for each in datasets if each.shape == ()]
-        scalars[0][()] = t["t"] if t else 0
+        scalars[0].put(t["t"] if t else 0)
         if t and len(scalars) == 2:
-            scalars[1][()] = t["lr"]
+            scalars[1].put(t["lr"])
         fill_slots(c, model, slots, how["adam"], t)
     except (Unfit, No):
         return ["the optimizer's state in the file is still the source's: nn.h has none of its "
@@ -314,8 +315,8 @@ def write(model, path, like):
     settings = argparse.Namespace(inference=False, input_shape=input_shape_of(model))
     c = converted(archive, settings)
     check_names(c, model)
-    buffer = io.BytesIO(archive.weights)
-    with weights_of(archive, c.root, buffer) as store:
+    content = bytearray(archive.weights)
+    with weights_of(archive, c.root, content) as store:
         for binding in c.bindings.values():
             tensors = [model.tensors[name] for name in binding.names]
             for name, tensor in zip(binding.names, tensors):
@@ -326,11 +327,9 @@ def write(model, path, like):
         notes = write_training(c, store, model)
         if only_weights and archive.legacy:
             content = by_paths(c, store)
-    if not only_weights or not archive.legacy:
-        content = buffer.getvalue()
     if path.endswith(".keras"):
         content = rezipped(archive, content)
-    write_atomically(path, content)
+    write_atomically(path, bytes(content))
     return notes
 
 
@@ -341,12 +340,17 @@ def input_shape_of(model):
 
 def by_paths(c, store):
     """All weights as a .weights.h5 of Keras 3."""
+    try:
+        import h5py
+    except ImportError:
+        raise Error("a .weights.h5 from a .h5 is written with the package h5py: pip install h5py"
+                    ) from None
     buffer = io.BytesIO()
-    with hdf5().File(buffer, "w") as f:
+    with h5py.File(buffer, "w") as f:
         for leaf in leaves(c.root):
             for variable in leaf.variables:
                 if variable.path not in f:
-                    f[variable.path] = honest(store.dataset(variable))[()]
+                    f[variable.path] = store.dataset(variable).values()
     return buffer.getvalue()
 
 
@@ -358,7 +362,7 @@ def rezipped(archive, weights):
         for name in ("metadata.json", "config.json"):
             if name in old.namelist():
                 new.writestr(zipfile.ZipInfo(name), zip_member(old, name, JSON_MAX, 1100))
-        new.writestr(zipfile.ZipInfo("model.weights.h5"), weights)
+        new.writestr(zipfile.ZipInfo("model.weights.h5"), bytes(weights))
     return buffer.getvalue()
 
 

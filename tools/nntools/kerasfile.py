@@ -5,7 +5,6 @@ import contextlib
 import dataclasses
 import io
 import json
-import math
 import re
 import struct
 import zipfile
@@ -13,18 +12,18 @@ import zlib
 
 import numpy as np
 
+from . import hdf5
 from .file import read_bytes
-from .model import Error
+from .model import Error, Refused
 
 JSON_MAX = 1 << 26      # bytes of a config
 MEMBER_MAX = 1 << 32    # bytes of the weights in an archive
 EXPANSION_MAX = 20      # of what is compressed: weights hardly shrink
 ROWS_MAX = 65535
 INT_MAX = 2 ** 31 - 1
-HDF5 = b"\x89HDF\r\n\x1a\n"
 OURS = re.compile(r"(keras|tf_keras|tensorflow\.keras|tensorflow\.python\.keras)(\.|\Z)")
 
-# What Python, zlib, zipfile and h5py raise on damaged files.
+# What Python, zlib and zipfile raise on damaged files.
 BROKEN = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, OSError,
           RuntimeError, EOFError, NotImplementedError, RecursionError, ZeroDivisionError,
           zipfile.BadZipFile, zlib.error, struct.error)
@@ -44,21 +43,18 @@ class Unknown(Exception):
 
 @contextlib.contextmanager
 def blaming(what):
-    """Whatever a hostile file makes libraries raise becomes one sentence."""
+    """Whatever a hostile file makes libraries raise becomes one sentence, with the file's name."""
     try:
         yield
+    except Refused:
+        raise
+    except Error as reason:
+        raise Error(str(reason) if what in str(reason) else f"{what}: {reason}") from None
     except BROKEN as reason:
         text = " ".join(str(reason).split())[:120]
         raise Error(f"{what} is damaged, or not as Keras writes it: "
                     f"{type(reason).__name__} {text}".rstrip()) from None
 
-
-def hdf5():
-    try:
-        import h5py
-    except ImportError:
-        raise Error("files of Keras are read with the package h5py: pip install h5py") from None
-    return h5py
 
 # --------------------------------------------------------------------------------------------------
 # Archives: a .keras is a zip of config.json and model.weights.h5, a .h5 holds all in one
@@ -77,7 +73,7 @@ class Archive:
 def open_archive(path):
     content = read_bytes(path)
     with blaming(path):
-        if content[:8] == HDF5:
+        if content[:8] == hdf5.SIGNATURE:
             return open_legacy(path, content)
         if content[:2] == b"PK":
             return open_zip(path, content)
@@ -115,21 +111,17 @@ def open_zip(path, content):
 
 
 def open_legacy(path, content):
-    with hdf5().File(io.BytesIO(content), "r") as f:
-        if "model_config" not in f.attrs:
-            raise Error(f"{path} holds weights without the layers they belong to: convert the file "
-                        "of the whole model (model.save), or the live model")
-        config = json.loads(text_of(f.attrs["model_config"]))
-        training = json.loads(text_of(f.attrs.get("training_config", "{}"))) or {}
-        version = text_of(f.attrs.get("keras_version", ""))
+    texts = hdf5.File(content).root.attributes
+    if "model_config" not in texts:
+        raise Error(f"{path} holds weights without the layers they belong to: convert the file of "
+                    "the whole model (model.save), or the live model")
+    config = json.loads(texts["model_config"])
+    training = json.loads(texts.get("training_config", "{}")) or {}
+    version = texts.get("keras_version", "")
     if isinstance(training, dict) and "optimizer_config" in training:
         training["optimizer"] = training["optimizer_config"]
     return Archive(path, config, as_dict(training, "training_config"), content, True, content,
                    version)
-
-
-def text_of(value):
-    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def as_dict(value, what):
@@ -138,60 +130,17 @@ def as_dict(value, what):
     return value
 
 
-def hard_link(group, name):
-    """A member of an HDF5 group that lies in this file and nowhere else."""
-    h5py = hdf5()
-    link = group.get(name, getlink=True)
-    if link is None:
-        raise Error(f"the weights lack {group.name.rstrip('/')}/{name}")
-    if not isinstance(link, h5py.HardLink):
-        raise Error(f"{group.name.rstrip('/')}/{name} is a link to elsewhere, which is not "
-                    "followed")
-    return group[name]
-
-
-def descend(group, path, kind):
-    """The member at a path of groups, which must be a Group or a Dataset."""
-    for name in path.strip("/").split("/"):
-        if not isinstance(group, hdf5().Group):
-            raise Error(f"{group.name} is no group of the weights")
-        group = hard_link(group, name)
-    if not isinstance(group, kind):
-        raise Error(f"{group.name} in the weights is not what it should be")
-    return group
-
-
-def has(group, path):
-    """Does the path of groups exist? Links are not followed."""
-    for name in path.split("/"):
-        if not isinstance(group, hdf5().Group) or group.get(name, getlink=True) is None:
-            return False
-        group = hard_link(group, name)
-    return True
-
-
-def honest(dataset):
-    """A data set whose bytes lie in this file, as many as it says."""
-    size = dataset.dtype.itemsize * math.prod(dataset.shape or ())
-    if dataset.external or dataset.is_virtual:
-        raise Error(f"{dataset.name} lies in another file, which is not followed")
-    if size > (1 << 20) + EXPANSION_MAX * dataset.id.get_storage_size():
-        raise Error(f"{dataset.name} would unpack to {size} bytes: that is no honest file")
-    return dataset
-
-
 def values_of(dataset, shape):
     """A data set's numbers as float32."""
-    dataset = honest(dataset)
-    if tuple(dataset.shape) != tuple(shape):
-        raise Error(f"{dataset.name} is {list(dataset.shape)}, but the layer needs {list(shape)}")
-    values = dataset[()]
-    if text_of(dataset.attrs.get("dtype", "")) == "bfloat16" and values.dtype.itemsize == 2:
-        values = (np.asarray(values).view("<u2").astype("<u4") << 16).view("<f4")
-    if values.dtype.kind not in "fiu":
-        raise Error(f"{dataset.name} holds {values.dtype}, not numbers")
+    if dataset.shape != tuple(shape):
+        raise Error(f"{dataset.path} is {list(dataset.shape)}, but the layer needs {list(shape)}")
+    values = dataset.values()
+    if values.dtype.kind == "V":
+        if dataset.attributes.get("dtype") != "bfloat16":
+            raise Error(f"{dataset.path} holds no numbers")
+        values = (values.view("<u2").astype("<u4") << 16).view("<f4")
     with np.errstate(over="ignore"):
-        return np.asarray(values).astype(np.float32).reshape(shape)
+        return values.astype(np.float32)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -223,6 +172,7 @@ class Layer:
     variables: list = dataclasses.field(default_factory=list)
     rows: dict = dataclasses.field(default_factory=dict)  # the first of each sort, once it was used
     uses: int = 0
+    call_training: object = None  # of the call that is being converted: True, False or None
 
 
 MODELS = ("Functional", "Model", "Sequential")
@@ -510,20 +460,20 @@ class PathStore(Store):
     """Weights of a .keras file: layers/dense_1/vars/0."""
 
     def __init__(self, f, root):
-        self.f = f
+        self.f = f.root
         for leaf in leaves(root):
             where = self.find(leaf.path + "/vars") if leaf.variables else None
-            group = where and descend(f, where, hdf5().Group)
-            if group and "name" in group.attrs and text_of(group.attrs["name"]) != leaf.name:
-                raise Error(f"the weights at {where} are of layer "
-                            f"{text_of(group.attrs['name'])[:60]}, not of {leaf.name}")
+            texts = self.f.get(where, hdf5.Group).attributes if where else {}
+            if texts.get("name", leaf.name) != leaf.name:
+                raise Error(f"the weights at {where} are of layer {str(texts['name'])[:60]}, not "
+                            f"of {leaf.name}")
 
     def find(self, path):
         """The path as this version of Keras wrote it; None: it is not there."""
         for name in (path, path.replace("layers/", "_layer_checkpoint_dependencies/")):
             layer, vars_, number = name.partition("/vars")
             for each in (name, layer.replace("/", "\\") + vars_ + number):  # written on Windows
-                if has(self.f, each):
+                if self.f.has(each):
                     return each
         return None
 
@@ -532,28 +482,28 @@ class PathStore(Store):
         if where is None:
             raise Error(f"layer {variable.owner} has no weights in the file ({variable.path} is "
                         "missing)")
-        return descend(self.f, where, hdf5().Dataset)
+        return self.f.get(where, hdf5.Dataset)
 
     def optimizer(self):
         """Data sets of the optimizer: its counter, learning rate and state; []: none."""
         where = self.find("optimizer/vars")
         if where is None:
             return []
-        group = descend(self.f, where, hdf5().Group)
-        return [hard_link(group, str(i)) for i in range(len(group))]
+        group = self.f.get(where, hdf5.Group)
+        return [group.get(str(i), hdf5.Dataset) for i in range(len(group.members()))]
 
 
 class GroupStore(Store):
     """Weights of a .h5 file: model_weights/dense_1 names its arrays, those that train first."""
 
     def __init__(self, f, root):
-        self.f, self.at = f, {}
-        weights = descend(f, "model_weights", hdf5().Group)
+        self.f, self.at = f.root, {}
+        weights = self.f.get("model_weights", hdf5.Group)
         for child in root.children:
             variables = [(leaf, v) for leaf in leaves(child) for v in leaf.variables]
             if not variables:
                 continue
-            group = descend(weights, child.name, hdf5().Group)
+            group = weights.get(child.name, hdf5.Group)
             variables = ([each for each in variables if each[1].trainable] +
                          [each for each in variables if not each[1].trainable])
             names = strings(group, "weight_names")
@@ -574,24 +524,25 @@ class GroupStore(Store):
             if not fits:
                 raise Error(f"{child.name}: the file has {name[:80]} where {leaf.name}'s "
                             f"{variable.role} should be")
-            self.at[variable] = descend(group, name, hdf5().Dataset)
+            self.at[variable] = group.get(name, hdf5.Dataset)
 
     def dataset(self, variable):
         return self.at[variable]
 
     def optimizer(self):
-        if not has(self.f, "optimizer_weights"):
+        if not self.f.has("optimizer_weights"):
             return []
-        group = descend(self.f, "optimizer_weights", hdf5().Group)
-        return [descend(group, name, hdf5().Dataset) for name in strings(group, "weight_names")]
+        group = self.f.get("optimizer_weights", hdf5.Group)
+        return [group.get(name, hdf5.Dataset) for name in strings(group, "weight_names")]
 
 
 def strings(group, name):
     """A list of names in an attribute, or in several where it is long."""
-    if name in group.attrs:
-        return [text_of(each) for each in group.attrs[name]]
+    texts = group.attributes
+    if name in texts:
+        return list(texts[name])
     result, part = [], 0
-    while f"{name}{part}" in group.attrs:
-        result += [text_of(each) for each in group.attrs[f"{name}{part}"]]
+    while f"{name}{part}" in texts:
+        result += texts[f"{name}{part}"]
         part += 1
     return result
