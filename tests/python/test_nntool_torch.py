@@ -279,8 +279,12 @@ def test_last_states():
                      lambda out, h: h[layers - 1], lambda out, h: out[:, 6]):
             _, model = export(Reader(nn.GRU(num_layers=layers, **gru), take), x)
             assert model.rows[-1].fields["last"] == 1
-    _, model = export(Reader(nn.GRU(**gru), lambda out, h: h.squeeze(0)), x)
-    assert model.rows[-1].fields["last"] == 1
+    for take in (lambda out, h: h.squeeze(0), lambda out, h: h[-1, :, :],
+                 lambda out, h: out.contiguous()[:, -1], lambda out, h: out[:, -1] + h[0]):
+        _, model = export(Reader(nn.GRU(**gru), take), x)
+        assert [row.fields.get("last") for row in model.rows if row.op == "gru"] == [1]
+    _, model = export(Reader(nn.GRU(**gru), lambda out, h: h[-1] + out.mean(1)), x)
+    assert [row.fields.get("last") for row in model.rows if row.op == "gru"] == [None, 1]
     both = nn.GRU(bidirectional=True, num_layers=2, **gru)
     _, model = export(Reader(both, lambda out, h: torch.cat([h[-2], h[-1]], dim=-1)), x)
     assert model.rows[-1].fields["last"] == 1
@@ -469,6 +473,167 @@ def test_inference_folds_and_agrees():
     assert [row.op for row in model.rows] == ["input", "conv2d", "batchnorm", "conv2d"]
 
 
+def reads_again(first, second):
+    """first changes what a gave, or a view of it, and second reads a's output again."""
+    def run(m, x):
+        y = m.a(x)
+        return second(m, first(m, y), y)
+    return Apply(run, a=nn.Linear(6, 6), b=nn.Linear(6, 6), relu=nn.ReLU(inplace=True),
+                 drop=nn.Dropout(0.5, inplace=True))
+
+
+def test_tensors_changed_in_place():
+    x = torch.randn(2, 6)
+    for module in (reads_again(lambda m, y: F.relu_(y), lambda m, z, y: m.b(z) + y),
+                   reads_again(lambda m, y: m.relu(y), lambda m, z, y: m.b(y)),
+                   reads_again(lambda m, y: y.view(-1, 2, 3).clamp_(0), lambda m, z, y: m.b(y))):
+        says(module, x, "reads a (Linear) after that was changed in place")
+    says(reads_again(lambda m, y: m.drop(y), lambda m, z, y: z + y), x, "drop (Dropout): it drops "
+         "in place")
+
+    def twice(m, x):
+        y = z = m.a(x)
+        z += m.b(x)
+        return z + y
+    says(Apply(twice, a=nn.Linear(6, 6), b=nn.Linear(6, 6)), x, "C's outputs differ")
+    for module in (reads_again(lambda m, y: F.relu_(y.clone()), lambda m, z, y: m.b(z) + y),
+                   reads_again(lambda m, y: m.relu(y), lambda m, z, y: m.b(z) + z),
+                   Apply(lambda m, x: x.add_(m.a(x)), a=nn.Linear(6, 6))):
+        export(module, x, "place.nn")
+        _, tests = file.read_safetensors(path("place.test.safetensors"))
+        close(tests["output"], outputs(module, torch.tensor(tests["input"])), "stored samples")
+
+
+class OwnNorm(nn.BatchNorm1d):
+    """A batch norm that torch.fx looks into, as timm's."""
+
+    def forward(self, x):
+        self.num_batches_tracked.add_(1)
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias,
+                            self.training, self.momentum)
+
+
+def test_the_module_stays_as_it_was():
+    """Its modes, part by part, and its statistics, be it refused or not."""
+    net = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Dropout(0.5), nn.GELU(), OwnNorm(5))
+    net[1].eval()
+    before = copy.deepcopy(net)
+    says(net, torch.randn(2, 6), "GELU")
+    says(net[4:], torch.randn(2, 5), "4.running_mean: a tensor of the module's own")
+    export(net[:3], torch.randn(2, 6))
+    assert [m.training for m in net.modules()] == [m.training for m in before.modules()]
+    for name, value in before.state_dict().items():
+        assert torch.equal(net.state_dict()[name], value), name
+    old = nn.Sequential(nn.utils.weight_norm(nn.Linear(6, 4)))
+    says(old, torch.randn(2, 6), "weight norm")
+
+
+def test_an_output_is_as_it_is_or_channels_last():
+    image = torch.randn(2, 3, 9, 9)
+    for order in ((0, 1, 2, 3), (0, 2, 3, 1)):
+        export(Apply(lambda m, x: m.c(x).permute(order), c=nn.Conv2d(3, 4, 3)), image)
+    for channels, order in ((4, (0, 1, 3, 2)), (4, (0, 3, 2, 1)), (1, (0, 1, 3, 2))):
+        says(Apply(lambda m, x: m.c(x).permute(order), c=nn.Conv2d(3, channels, 3)), image,
+             "an order of its own")
+
+
+def test_examples_of_every_form():
+    net, x = nn.Sequential(nn.Linear(6, 4)), torch.randn(2, 6)
+    for example in (x, (x,), [x.numpy()], x.numpy(), x.tolist()):
+        _, model = export(net, example)
+        assert model.rows[0].fields["shape"] == (6,)
+    for example, words in (((x, x), "several inputs"), (None, "no tensor"), ({"x": x}, "no tensor"),
+                           (x[0], "batch dimension"), (x[:0], "batch dimension"),
+                           (torch.ones(2, 6, dtype=torch.int64), "cannot be run on the example"),
+                           (torch.randn(2, 3, 6, 6, 6), "dimensions")):
+        says(net, example, words)
+    says(nn.Sequential(nn.ReLU()), torch.ones(2, 6, dtype=torch.int64), "only an embedding takes")
+    says(nn.Sequential(nn.BatchNorm2d(3)), x, "cannot be run on the example")
+    says(Apply(lambda m, x: F.dropout(m.a(x)), a=nn.Linear(6, 4)), x, "draws random numbers")
+
+
+def test_half_and_double_modules():
+    """Their weights, computed in float32; back in their own type."""
+    for dtype, off in ((torch.float16, 2e-3), (torch.bfloat16, 2e-2), (torch.float64, 1e-6)):
+        net = nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 2)).to(dtype)
+        x = torch.randn(3, 6).to(dtype)
+        _, model = export(net, x)
+        assert np.array_equal(model.tensors["0.weight"], net[0].weight.detach().float().numpy())
+        fresh = copy.deepcopy(net)
+        nn.init.zeros_(fresh[2].weight)
+        nntool.torch_import(path("live.nn"), fresh)
+        assert torch.equal(fresh[2].weight, net[2].weight.float().to(dtype))
+        assert check.deviation(Engine().load(read(path("live.nn"))).infer(x.float().numpy()),
+                               outputs(net.double(), x.double())) < off
+
+
+def test_names_lead_back():
+    """A layer on its own; names that nn.h has not, or that two layers would have."""
+    x = torch.randn(2, 6)
+    for net in (nn.Linear(6, 4), nn.Sequential(nn.ModuleDict({"a b": nn.Linear(6, 4)})["a b"])):
+        export(net, x)
+        fresh = copy.deepcopy(net)
+        for parameter in fresh.parameters():
+            nn.init.zeros_(parameter)
+        nntool.torch_import(path("live.nn"), fresh)
+        close(outputs(fresh, x), outputs(net, x), "what came back")
+    for names in (("a b", "a_b"), ("fc", "fc/2"), ("x" * 121, "y")):
+        net = Apply(lambda m, x: m.d[names[1]](m.d[names[0]](m.d[names[0]](x))), d=nn.ModuleDict(
+            {name: nn.Linear(6, 6) for name in names}))
+        says(net, x, "no name of a row")
+
+
+class Versioned(nn.Linear):
+    """A layer that reads its version, as some of torchvision's do."""
+
+    _version = 2
+
+    def _load_from_state_dict(self, state, prefix, metadata, *rest):
+        assert metadata.get("version") == 2
+        super()._load_from_state_dict(state, prefix, metadata, *rest)
+
+
+def test_a_module_knows_its_version():
+    net = Apply(lambda m, x: m.tail.inner(x), tail=nn.Sequential())
+    net.tail.inner, net.unused = nn.Linear(6, 4), Versioned(2, 2)
+    net.unused.weight.data = net.unused.weight.data.double() / 3
+    export(net, torch.randn(2, 6))
+    before = net.unused.weight.clone()
+    nntool.torch_import(path("live.nn"), net)
+    assert torch.equal(net.unused.weight, before)
+
+
+def test_training_states_go_to_their_kind():
+    net, x = nn.Sequential(nn.Linear(6, 4)), torch.randn(2, 6)
+    export(net, x)
+    for how in (ADAM, MOMENTUM):
+        c = Engine().load(read(path("live.nn")), train="*", loss="mse", batch=2, **how)
+        c.train(x.numpy(), np.zeros((2, 4)))
+        write("tuned.nn", c.save(True))
+        others = [torch.optim.RMSprop, torch.optim.NAdam, torch.optim.RAdam]
+        others += [torch.optim.SGD] if how is ADAM else [torch.optim.Adam]
+        for kind in others:
+            before = net[0].weight.clone()
+            try:
+                nntool.torch_import(path("tuned.nn"), net, kind(net.parameters(), lr=0.1))
+            except Error as error:
+                assert f"which {kind.__name__} cannot go on with" in str(error)
+            else:
+                raise AssertionError(f"{kind} took it")
+            assert torch.equal(net[0].weight, before)
+        nntool.torch_import(path("tuned.nn"), net, optimizer_of(net, how))
+
+
+def test_vectors_as_sequences():
+    x, gru = torch.randn(2, 6), dict(hidden_size=5, batch_first=True)
+    for function, size in ((lambda m, x: m.r(x[:, None])[0][:, -1], 6),
+                           (lambda m, x: m.r(x.unsqueeze(-1))[0][:, -1], 1),
+                           (lambda m, x: m.r(x.unsqueeze(1))[0].squeeze(1), 6)):
+        export(Apply(function, r=nn.GRU(size, **gru)), x)
+    says(Apply(lambda m, x: m.r(x.transpose(1, 2))[0], r=nn.GRU(6, **gru)), torch.randn(2, 6, 4),
+         "no [batch, steps, features]")
+
+
 # --------------------------------------------------------------------------------------------------
 # Checkpoints
 
@@ -506,7 +671,10 @@ def test_optimizers_that_do_not_fit_are_left_out():
             (torch.optim.Adam([{"params": some}, {"params": rest}]), "several groups"),
             (torch.optim.Adam(some), "is over 2 parameters"),
             (torch.optim.Adam(parameters[::-1]), "shape"),
-            (torch.optim.RMSprop(parameters), "neither|nothing|shape|damaged"),
+            (torch.optim.RMSprop(parameters), "neither Adam nor SGD"),
+            (torch.optim.RMSprop(parameters, momentum=0.9), "neither Adam nor SGD"),
+            (torch.optim.NAdam(parameters), "neither Adam nor SGD"),
+            (torch.optim.RAdam(parameters), "neither Adam nor SGD"),
             (torch.optim.Adam(parameters), "give --loss")):
         optimizer.step()
         torch.save([net.state_dict(), optimizer.state_dict()], path("check.pt"))

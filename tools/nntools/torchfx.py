@@ -9,7 +9,6 @@ computes has asked for an image, a sequence or a vector.
 
 What PyTorch has as [N,C,T] is [T,C] here."""
 
-import contextlib
 import copy
 from dataclasses import dataclass, replace
 
@@ -127,17 +126,6 @@ def observed(traced, example):
 
 def first_line(reason):
     return (str(reason).splitlines() or [type(reason).__name__])[0][:200]
-
-
-@contextlib.contextmanager
-def modes_kept(module):
-    """Every part of the module trains afterwards as it did before, be it refused or not."""
-    modes = [(part, part.training) for part in module.modules()]
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training
 
 
 def trace(module):
@@ -303,6 +291,8 @@ class Converter:
         if node.op == "call_module":
             kind = type(self.traced.get_submodule(node.target)).__name__
             return f"{path_of(node)} ({kind})"
+        if node.op == "get_attr":
+            return path_of(node)
         return name_of(node)
 
     def node(self, node):
@@ -960,7 +950,7 @@ def samples_of(converter, count, seed):
     module.eval()
     with torch.no_grad():  # clones: the module may change its input in place
         y, again = (module(x.clone().to(example.device)).detach().cpu() for _ in range(2))
-    if not torch.equal(y, again) and not y.isnan().any():
+    if not torch.allclose(y, again, equal_nan=True):
         raise Error("the module draws random numbers in eval() too: its outputs are never the same "
                     "(is it F.dropout without training=self.training?)")
     axes = converter.result.axes
@@ -991,16 +981,20 @@ def example_of(example):
 
 def read_live(module, options):
     """A live module and options.example (an input with a batch dimension) as a Model."""
-    example, floats = example_of(options.example), module
+    example = example_of(options.example)
+    try:
+        module = copy.deepcopy(module)  # tracing and running may change modes, statistics, weights
+    except Exception as reason:
+        raise Error("the module cannot be copied (has a layer of it weight norm?): "
+                    f"{first_line(reason)}") from None
     if {t.dtype for t in (*module.state_dict().values(), example)} & HALVES:
-        floats = copy.deepcopy(module).float()  # the weights as they are; nn.h computes in float32
+        module = module.float()  # the weights as they are; nn.h computes in float32
         example = example.float() if example.is_floating_point() else example
-    with modes_kept(floats):
-        converter = Converter(floats, example, options)
-        model = converter.run()
-        if not example.is_floating_point() and model.rows[0].fields.get("type") != "i32":
-            raise Error(f"the example is of {example.dtype}, which only an embedding takes here")
-        model.samples = [samples_of(converter, options.samples, options.seed)]
+    converter = Converter(module, example, options)
+    model = converter.run()
+    if not example.is_floating_point() and model.rows[0].fields.get("type") != "i32":
+        raise Error(f"the example is of {example.dtype}, which only an embedding takes here")
+    model.samples = [samples_of(converter, options.samples, options.seed)]
     fold_activations(model)
     return model
 
