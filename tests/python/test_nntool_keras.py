@@ -30,7 +30,7 @@ import numpy as np
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(HERE)), "tools"))
 
-from nntools import file, keras as front, kerasfile
+from nntools import file, keras as front, kerasfile, reference
 from nntools.engine import Engine
 from nntools.model import Error, Refused, rows_text
 
@@ -109,6 +109,8 @@ def same(live, x=None, seed=1, seeds=1, formats=("keras", "h5"), keep=None, chec
         live.save(name)
         model = front.read(name, options(**opts))
         near(run(model, x).reshape(expected.shape), expected, what=kind)
+        *_, (_, y) = reference.outputs(model, x)
+        near(y.reshape(expected.shape), expected, what="NumPy")
         if check:
             near(front.reference(name, x)[0].reshape(expected.shape), expected, what="reference")
     return model
@@ -181,6 +183,38 @@ def test_conv2d():
     same(net(L.Conv2D(4, 2, dilation_rate=3, use_bias=False), shape=(8, 6, 2)))
 
 
+def test_conv1d_padding():
+    for size in (6, 7):
+        for kernel in (1, 2, 3, 4):
+            for stride in (1, 2, 3):
+                for padding in ("same", "valid", "causal"):
+                    model = same(net(L.Conv1D(4, kernel, stride, padding), shape=(size, 3)),
+                                 formats=["keras"], check=False)
+                    assert model.rows[1].op == "conv1d"
+
+
+def test_conv1d():
+    model = same(net(L.Conv1D(8, 3, groups=4, padding="same"), L.Activation("tanh"), L.Conv1D(3, 2),
+                     shape=(6, 4)))
+    assert [row.op for row in model.rows] == ["input", "conv1d", "conv1d"]
+    assert model.tensors[model.rows[1].name + ".weight"].shape == (8, 1, 3)
+    for padding in ("same", "valid", "causal"):
+        for kernel, dilation in ((2, 3), (3, 2)):
+            same(net(L.Conv1D(4, kernel, padding=padding, dilation_rate=dilation, use_bias=False),
+                     shape=(8, 2)), formats=["keras"])
+    for size in (8, 7):
+        for padding in ("same", "valid"):
+            same(net(L.DepthwiseConv1D(3, 2, padding, depth_multiplier=2, activation="relu"),
+                     L.SeparableConv1D(5, 2, 2, padding, depth_multiplier=3), shape=(size, 3)))
+    same(net(L.SeparableConv1D(5, 3, dilation_rate=2, use_bias=False),
+             L.DepthwiseConv1D(2, use_bias=False), L.GRU(3), shape=(8, 3)))
+    same(net(L.Reshape((9, 1)), L.Conv1D(2, 3), L.BatchNormalization(), L.ReLU(), L.Flatten(),
+             L.Dense(2), shape=(9,)))
+    refusal(net(L.Conv1D(3, 2, data_format="channels_first"), shape=(7, 5)),
+            "conv1d: data_format is channels_first")
+    refusal(net(L.Conv1D(3, 2, activation="gelu"), shape=(7, 5)), "conv1d: nn.h has no activation")
+
+
 def test_depthwise():
     for times in (1, 3):
         same(net(L.DepthwiseConv2D(3, 2, "same", depth_multiplier=times, activation="tanh"),
@@ -200,6 +234,14 @@ def test_pools():
                         same(net(pool(kernel, stride, padding), shape=(*size, 3)),
                              formats=["keras"], check=False)
         same(net(pool(2), L.Dense(2), shape=(6, 4, 3)))
+    for pool in (L.MaxPooling1D, L.AveragePooling1D):
+        for size in (6, 7):
+            for kernel, stride in ((2, None), (3, 2), (4, 1), (2, 3)):
+                for padding in ("same", "valid"):
+                    if pool is L.MaxPooling1D or padding == "valid":
+                        same(net(pool(kernel, stride, padding), shape=(size, 3)),
+                             formats=["keras"], check=False)
+        same(net(pool(2), L.Dense(2), shape=(6, 3)))
 
 
 def mean_of_windows(x, kernel, stride):
@@ -219,15 +261,18 @@ def mean_of_windows(x, kernel, stride):
 def test_average_pool_same():
     """With more padding on one side Keras on PyTorch repeats the border instead, and a note says
     so; elsewhere Keras itself is the reference."""
-    for size in ((6, 8), (7, 5)):
+    for size in ((6, 8), (7, 5), (6,), (7,)):
         for kernel, stride in ((2, 2), (3, 2), (2, 3), (3, 1), (4, 1)):
-            live = net(L.AveragePooling2D(kernel, stride, "same"), shape=(*size, 3))
+            axes = len(size)
+            pool = (L.AveragePooling1D, L.AveragePooling2D)[axes - 1]
+            live = net(pool(kernel, stride, "same"), shape=(*size, 3))
             live.save(path("mean.keras"))
             x = inputs_of(live)
             model = front.read(path("mean.keras"), options())
-            near(run(model, x), mean_of_windows(x, kernel, stride))
-            pads = model.rows[1].fields.get("pad", (0, 0, 0, 0))
-            even = pads[:2] == pads[2:]
+            expected = mean_of_windows(x if axes == 2 else x[:, None], kernel, stride)
+            near(run(model, x), expected if axes == 2 else expected[:, 0])
+            pads = model.rows[1].fields.get("pad", (0, 0) * axes)
+            even = pads[:axes] == pads[axes:]
             assert any("PyTorch" in note for note in model.notes) == (not even and kernel > 2)
             if even:
                 near(run(model, x), predict(live, x))
@@ -237,9 +282,10 @@ def test_global_pools():
     for keep in (False, True):
         for pool in (L.GlobalAveragePooling2D, L.GlobalMaxPooling2D):
             same(net(L.Conv2D(3, 2), pool(keepdims=keep), L.Dense(2), shape=(6, 5, 2)))
-    same(net(L.GlobalAveragePooling1D(), L.Dense(2), shape=(6, 5)))
-    refusal(net(L.GlobalAveragePooling1D(keepdims=True), shape=(6, 5)),
-            "global_average_pooling1d: ")
+        for pool in (L.GlobalAveragePooling1D, L.GlobalMaxPooling1D):
+            same(net(L.Conv1D(3, 2), pool(keepdims=keep), L.Dense(2), shape=(6, 5)))
+    for pool, shape in ((L.GlobalMaxPooling1D, (6, 5)), (L.GlobalMaxPooling2D, (6, 5, 2))):
+        assert [row.op for row in same(net(pool(), shape=shape)).rows] == ["input", "globalmaxpool"]
 
 
 def test_zero_padding():
@@ -268,6 +314,22 @@ def test_zero_padding():
     y = L.ZeroPadding2D(1)(x)
     same(keras.Model(x, L.Add()([L.Conv2D(3, 2)(y), L.Conv2D(3, 2)(y)])))
     refusal(keras.Model(x, L.Add()([y, y])), "zero_padding2d: ")
+
+
+def test_zero_padding1d():
+    for padding in ("same", "valid", "causal"):
+        same(net(L.ZeroPadding1D((1, 2)), L.ZeroPadding1D(1), L.Conv1D(4, 3, 2, padding),
+                 shape=(6, 2)))
+    same(net(L.ZeroPadding1D((0, 2)), L.SeparableConv1D(4, 3, padding="same"), shape=(6, 2)))
+    same(net(L.ReLU(), L.ZeroPadding1D((2, 1)), L.MaxPooling1D(3, 2), shape=(6, 2)))
+    same(net(L.ZeroPadding1D((1, 0)), L.AveragePooling1D(3, 2), shape=(6, 2)))
+    refusal(net(L.ZeroPadding1D(1), L.MaxPooling1D(3, 2), shape=(6, 2)), "max_pooling1d: zeros")
+    refusal(net(L.ZeroPadding1D(2), L.AveragePooling1D(2), shape=(6, 2)),
+            "average_pooling1d: the zeros")
+    refusal(net(L.ZeroPadding1D(1), L.AveragePooling1D(3, 2, "same"), shape=(6, 2)),
+            "average_pooling1d: padding same on top of ZeroPadding1D")
+    refusal(net(L.ZeroPadding1D(1), L.GlobalMaxPooling1D(), shape=(6, 2)), "zero_padding1d: ")
+    refusal(net(L.ZeroPadding1D(1), L.LSTM(2), shape=(6, 2)), "zero_padding1d: ")
 
 
 def test_batchnorm():
@@ -433,6 +495,36 @@ def test_masks():
     same(both, inference=True)
 
 
+def test_masks_are_dropped():
+    """Of convolutions and maxima Keras takes all steps, and what comes behind them has no mask."""
+    def words(*layers):
+        return net(L.Embedding(9, 5, mask_zero=True), *layers, shape=(7,), dtype="int32")
+
+    for layer in (L.Conv1D(4, 3, padding="causal"), L.DepthwiseConv1D(2), L.MaxPooling1D(2, 1),
+                  L.AveragePooling1D(3)):
+        for more in (L.GlobalMaxPooling1D(), L.GlobalAveragePooling1D(), L.LSTM(3)):
+            model = same(words(layer, more), formats=["keras"])
+            assert "mask" not in model.rows[1].fields
+    same(words(L.ZeroPadding1D(1), L.Conv1D(4, 3), L.GlobalMaxPooling1D()))
+    for keep in (False, True):
+        same(words(L.GlobalMaxPooling1D(keepdims=keep), L.Dense(2)))
+        same(words(L.Bidirectional(L.LSTM(4, return_sequences=True)),
+                   L.GlobalMaxPooling1D(keepdims=keep), L.Dense(2)))
+    same(words(L.GRU(3, return_sequences=True, zero_output_for_mask=True), L.Conv1D(3, 2)))
+    refusal(words(L.GRU(3, return_sequences=True), L.Conv1D(3, 2)), "conv1d: it reads steps")
+    refusal(words(L.GRU(3, return_sequences=True), L.GlobalMaxPooling1D()),
+            "global_max_pooling1d: it reads steps")
+    refusal(words(L.GlobalAveragePooling1D(keepdims=True)), "global_average_pooling1d: ")
+    for layer in (L.Reshape((7, 5)), L.ZeroPadding1D(0)):
+        refusal(words(layer, L.LSTM(3)), "lstm: the mask of an embedding does not reach it")
+    x = keras.Input((7,), dtype="int32")
+    e = L.Embedding(9, 5, mask_zero=True)(x)
+    for most in (L.GlobalMaxPooling1D()(e), L.GlobalMaxPooling1D()(L.Conv1D(3, 2)(e))):
+        both = keras.Model(x, L.Add()([L.Dense(3)(most), L.LSTM(3)(e)]))
+        refusal(both, "embedding: the vector of id 0")
+        same(both, inference=True)
+
+
 def test_masks_through_models():
     inner = keras.Sequential([L.Dense(4), L.LSTM(3)])
     same(net(L.Embedding(9, 5, mask_zero=True), inner, L.Dense(2), shape=(7,), dtype="int32"))
@@ -561,7 +653,7 @@ def test_refused_cells():
 
 
 def test_refused_others():
-    refusal(net(L.Conv1D(3, 2), shape=(7, 5)), "conv1d: nn.h has no row for Conv1D")
+    refusal(net(L.Conv1DTranspose(3, 2), shape=(7, 5)), "conv1d_transpose: nn.h has no row for")
     refusal(net(L.Masking(), L.LSTM(3), shape=(7, 5)), "masking: nn.h has no row for Masking")
     refusal(net(L.UpSampling2D(), shape=(7, 5, 2)), "up_sampling2d: ")
     refusal(net(L.Dense(3, activation="relu6"), shape=(5,)), "dense: ")
@@ -657,6 +749,8 @@ def keras2_config(config):
         new["batch_input_shape"] = new.pop("batch_shape")
     if config.get("class_name") == "LeakyReLU":
         new["config"]["alpha"] = new["config"].pop("negative_slope")
+    if re.match("(Depthwise|Separable)Conv", str(config.get("class_name"))):
+        new["config"]["groups"] = 1
     return new
 
 
@@ -705,9 +799,11 @@ def as_keras2(source, target):
         for name in names:
             layer, made = old["model_weights"][name], group.create_group(name)
             weights = [each for each in layer.attrs["weight_names"]]
-            made.attrs["weight_names"] = np.array([(each + ":0").encode() for each in weights])
-            for each in weights:
-                made[each + ":0"] = layer[each][()]
+            names = [re.sub("(depthwise_conv.*/)kernel", r"\1depthwise_kernel", each) + ":0"
+                     for each in weights]
+            made.attrs["weight_names"] = np.array([each.encode() for each in names])
+            for each, there in zip(weights, names):
+                made[there] = layer[each][()]
 
 
 def keras2_calls_first(config):
@@ -730,13 +826,17 @@ def test_keras2_files():
     at_end = keras.Model(x, inner(twice(x)))
     frozen = keras.Sequential([keras.Input((6,)), block((6,), "deep"), L.Dense(2)])
     frozen.layers[0].layers[1].trainable = False
-    for live in (cnn, rnn, nested, at_end, frozen):
+    text = net(L.Embedding(9, 5), L.ZeroPadding1D(1), L.SeparableConv1D(4, 3), L.MaxPooling1D(),
+               L.DepthwiseConv1D(2), L.Conv1D(3, 2, padding="causal"), L.GlobalMaxPooling1D(),
+               shape=(9,), dtype="int32")
+    for live in (cnn, rnn, nested, at_end, frozen, text):
         randomize(live)
         inputs = inputs_of(live)
         live.save(path("three.h5"))
         as_keras2(path("three.h5"), path("two.h5"))
         model = front.read(path("two.h5"), options())
         near(run(model, inputs), predict(live, inputs))
+        near(front.reference(path("two.h5"), inputs)[0], predict(live, inputs))
 
 
 def test_keras1_sequential():
@@ -869,6 +969,30 @@ def test_round_trip_w4():
                shape=(100,), dtype="int32")
     live.compile(keras.optimizers.Adam(1e-4), "binary_crossentropy")
     Trip(live, "bce", samples((100,), bits, n=4, vocab=10000), steps=20)
+
+
+def test_round_trip_of_a_text_cnn():
+    for kind in ("keras", "h5"):
+        live = net(L.Embedding(200, 16), L.Conv1D(24, 3, activation="relu"), L.GlobalMaxPooling1D(),
+                   L.Dense(1, activation="sigmoid"), shape=(20,), dtype="int32")
+        live.compile(keras.optimizers.Adam(1e-3), "binary_crossentropy")
+        Trip(live, "bce", samples((20,), bits, vocab=200), kind=kind)
+
+
+def test_round_trip_of_1d_layers():
+    for kind, optimizer in (("keras", keras.optimizers.Adam(1e-3)),
+                            ("h5", keras.optimizers.SGD(0.01, momentum=0.9))):
+        x = keras.Input((15, 3))
+        y = L.Conv1D(8, 3, padding="causal", dilation_rate=2, use_bias=False)(x)
+        y = L.Activation("relu")(L.BatchNormalization()(y))
+        z = L.SeparableConv1D(8, 3, padding="same", activation="tanh")(y)
+        y = L.MaxPooling1D(3, 2, "same")(L.Add()([y, L.Conv1D(8, 2, padding="same", groups=2)(z)]))
+        y = L.DepthwiseConv1D(2, depth_multiplier=2)(L.ZeroPadding1D((0, 1))(y))
+        y = L.AveragePooling1D(2, padding="same")(L.LeakyReLU()(y))
+        y = L.Add()([L.GlobalMaxPooling1D()(y), L.GlobalAveragePooling1D()(y)])
+        live = keras.Model(x, L.Dense(4, activation="softmax")(y))
+        live.compile(optimizer, "sparse_categorical_crossentropy")
+        Trip(live, "cross_entropy", samples((15, 3), labels(4)), kind=kind)
 
 
 def every_layer():

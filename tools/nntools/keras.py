@@ -421,6 +421,8 @@ class Rebuilt:
             inner = settings["layer"]
             settings["layer"] = self.build(inner["class_name"], inner["config"], None)
         settings.pop("backward_layer", None)
+        if not kind.startswith("Conv"):
+            settings.pop("groups", None)  # Keras 2 writes it of all convolutions
         if isinstance(settings.get("activation"), dict):
             act, slope = act_of(settings["activation"])
             settings["activation"] = (self.keras.layers.LeakyReLU(slope)

@@ -221,10 +221,10 @@ def roles(kind, config, sub):
         names = ["kernel", "recurrent_kernel"] + ["bias"] * bool(config.get("use_bias", True))
         return [(name, join("cell")) for name in names]
     names = {
-        "Dense": ["kernel"], "Conv2D": ["kernel"], "DepthwiseConv2D": ["kernel"],
-        "SeparableConv2D": ["depthwise_kernel", "pointwise_kernel"],
+        "Dense": ["kernel"], "Conv": ["kernel"], "DepthwiseConv": ["kernel"],
+        "SeparableConv": ["depthwise_kernel", "pointwise_kernel"],
         "Embedding": ["embeddings"],
-    }.get(kind, [])
+    }.get(re.sub(r"[12]D\Z", "", kind), [])
     if names and kind != "Embedding" and config.get("use_bias", True):
         names = names + ["bias"]
     if kind == "BatchNormalization":
@@ -518,7 +518,7 @@ class GroupStore(Store):
             *scope, last = name.split("/")
             last = re.sub(r"(_\d+)?(:0)?\Z", "", last)
             fits = last == variable.role or (last == "depthwise_kernel" and
-                                             leaf.kind == "DepthwiseConv2D")
+                                             leaf.kind.startswith("DepthwiseConv"))
             if child.children is not None and leaf.name not in scope and others & set(scope):
                 fits = False
             if not fits:

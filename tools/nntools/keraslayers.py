@@ -2,12 +2,12 @@
 
     Keras                                nn.h
     kernel [in, units]                   weight, transposed
-    kernel [kh, kw, in / g, out]         weight [out, in / g, kh, kw]
+    kernel [kh, kw, in / g, out]         weight [out, in / g, kh, kw]; 1D: without kh
     kernel [kh, kw, c, m], depthwise     weight [c * m, 1, kh, kw], groups = c
     i, f, c, o of an LSTM                i, f, g, o
     z, r, h of a GRU                     r, z, n; bias [2, 3 u] with reset_after is two biases
     momentum .99 (of the old)            momentum .01 (of the new), biased = 1
-    padding "same"                       the four numbers that it is at this size
+    padding "same"                       the numbers that it is at this size
 """
 
 import dataclasses
@@ -31,13 +31,14 @@ class Layout:
 
 PLAIN = Layout(lambda a: [a], lambda t: t[0])
 TURNED = Layout(lambda a: [a.T], lambda t: t[0].T)
-HWIO = Layout(lambda a: [a.transpose(3, 2, 0, 1)], lambda t: t[0].transpose(2, 3, 1, 0))
+CONV_KERNEL = Layout(lambda a: [np.moveaxis(a, (-1, -2), (0, 1))],
+                     lambda t: np.moveaxis(t[0], (0, 1), (-1, -2)))
 
 
 def depthwise(channels):
     return Layout(
-        lambda a: [a.transpose(2, 3, 0, 1).reshape(-1, 1, *a.shape[:2])],
-        lambda t: t[0].reshape(channels, -1, *t[0].shape[2:]).transpose(2, 3, 0, 1))
+        lambda a: [np.moveaxis(a, (-2, -1), (0, 1)).reshape(-1, 1, *a.shape[:-2])],
+        lambda t: np.moveaxis(t[0].reshape(channels, -1, *t[0].shape[2:]), (0, 1), (-2, -1)))
 
 
 def swapped(rows):
@@ -69,7 +70,7 @@ class Value:
     row: str
     dims: tuple = None      # None: a layer before was refused
     positive: bool = False  # no element is below 0
-    pad: tuple = ()         # zeros around it that no row has added yet: top, left, bottom, right
+    pad: tuple = ()         # zeros around it that no row has added yet, as a row's pad
     pad_layer: Layer = None
     mask: str = ""          # the embedding whose ids say which steps count, as Keras has it
     nn_mask: str = ""       # and as nn.h will
@@ -150,14 +151,30 @@ def whole_of(config, key, default=None, low=1, high=INT_MAX):
     return value
 
 
-def pair_of(config, key, default=None):
+def numbers_of(config, key, count, default=None):
+    """As many whole numbers; one stands for all."""
     value = config.get(key, default)
     if value is None:
         value = default
-    value = [value, value] if isinstance(value, int) else list(value)
-    if len(value) != 2:
-        raise No(f"its {key} has {len(value)} numbers, not two")
+    value = [value] * count if isinstance(value, int) else list(value)
+    if len(value) != count:
+        raise No(f"its {key} has {len(value)} numbers, not {count}")
     return tuple(whole_of({key: each}, key, high=65535) for each in value)
+
+
+def channels_last(layer):
+    if layer.config.get("data_format", "channels_last") not in (None, "channels_last"):
+        raise No("data_format is channels_first; nn.h is channels last",
+                 "rebuild the model with channels_last, which has the same weights")
+
+
+def spatial(layer, value):
+    """What a layer slides over by its name: (height, width), or (steps,)."""
+    channels_last(layer)
+    axes = 1 if layer.kind.endswith("1D") else 2
+    if len(value.shape) != axes + 1:
+        raise No("its input is no " + ("sequence [T,C]" if axes == 1 else "image [H,W,C]"))
+    return value.shape[:-1]
 
 
 def same_pads(size, kernel, stride):
@@ -177,6 +194,7 @@ KEEPS_MASK = {"Dense", "TimeDistributed", "Activation", "ReLU", "LeakyReLU", "Dr
               "BatchNormalization", "Identity", "Add", "InputLayer", "ActivityRegularization",
               "SpatialDropout1D", "GaussianNoise", "GaussianDropout", "AlphaDropout"}
 USES_MASK = {"LSTM", "GRU", "SimpleRNN", "Bidirectional", "GlobalAveragePooling1D", "Softmax"}
+MAKES_MASK = {"Embedding", "Bidirectional", *GATES}
 ONLY_TRAINS = {"SpatialDropout1D", "SpatialDropout2D", "GaussianNoise", "GaussianDropout",
                "AlphaDropout", "ActivityRegularization", "RandomFlip", "RandomRotation",
                "RandomZoom", "RandomTranslation", "RandomContrast", "RandomBrightness"}
@@ -313,6 +331,8 @@ class Converter:
         if kind in KEEPS_MASK:
             result.mask = values[0].mask
             result.stale, result.raw = (any(v.stale for v in values), any(v.raw for v in values))
+        elif kind not in MAKES_MASK:
+            result.mask = ""
         return result
 
     def check_settings(self, layer, known):
@@ -338,8 +358,8 @@ class Converter:
     def unpadded(self, value):
         """Refuses zeros around a value that no row has added."""
         if any(value.pad):
-            entry = (value.pad_layer.full, "zeros around an image are only taken into the "
-                     "convolution or pool that reads it next", "")
+            entry = (value.pad_layer.full, "zeros around its input are only taken into the "
+                     "convolution or pool that comes next", "")
             if entry not in self.refused:
                 self.refused.append(entry)
             raise Unknown
@@ -369,7 +389,7 @@ class Converter:
         act = fields.get("act", "linear")
         if positive is None:
             positive = act in ("relu", "sigmoid", "softmax")
-        nn_mask = values[0].nn_mask if len(shape) == 2 else ""
+        nn_mask = values[0].nn_mask if len(shape) == 2 and "kernel" not in fields else ""
         return Value(name, shape, positive, nn_mask=nn_mask)
 
     def weighted(self, op, layer, values, shape, arrays, suffix="", **fields):
@@ -448,46 +468,44 @@ class Converter:
         return method(self, wrapped, value)
 
     def window(self, layer, value, key, stride):
-        """(kernel, stride, dilation, pads, output size) of a convolution or pool."""
-        config = layer.config
-        if config.get("data_format", "channels_last") not in (None, "channels_last"):
-            raise No("data_format is channels_first; nn.h is channels last",
-                     "rebuild the model with channels_last, which has the same weights")
+        """(fields of the row, output size) of a convolution or pool."""
+        config, sizes = layer.config, spatial(layer, value)
         padding = config.get("padding", "valid")
-        if padding not in ("valid", "same"):
+        if padding not in ("valid", "same") and (padding, layer.kind) != ("causal", "Conv1D"):
             raise No(f"padding {str(padding)[:40]} is not known")
-        kernel = pair_of(config, key)
-        stride = pair_of(config, "strides", kernel if stride is None else stride)
-        dilation = pair_of(config, "dilation_rate", (1, 1))
-        if len(value.shape) != 3:
-            raise No("its input is no image [H,W,C]")
+        kernel = numbers_of(config, key, len(sizes))
+        stride = numbers_of(config, "strides", len(sizes), stride or kernel)
+        dilation = numbers_of(config, "dilation_rate", len(sizes), 1)
         before, after, out = [], [], []
-        for axis in (0, 1):
-            reach = (kernel[axis] - 1) * dilation[axis] + 1
-            size, pads = value.shape[axis], (0, 0)
+        for size, k, s, d in zip(sizes, kernel, stride, dilation):
+            reach, pads = (k - 1) * d + 1, (0, 0)
             if padding == "same":
-                pads = same_pads(size, reach, stride[axis])
+                pads = same_pads(size, reach, s)
+            elif padding == "causal":
+                pads = reach - 1, 0
             if size + sum(pads) < reach:
                 raise No(f"its kernel of {reach} is larger than the {size} it slides over")
-            out.append((size + sum(pads) - reach) // stride[axis] + 1)
+            out.append((size + sum(pads) - reach) // s + 1)
             before.append(pads[0])
             after.append(pads[1])
-        return kernel, stride, dilation, (*before, *after), tuple(out)
+        fields = {"kernel": kernel, "stride": stride, "pad": (*before, *after)}
+        if max(dilation) > 1:
+            fields["dilation"] = dilation
+        return fields, tuple(out)
 
-    def conv2d(self, layer, value):
+    def conv(self, layer, value):
         act, slope = act_of(layer.config.get("activation"))
         units, groups = whole_of(layer.config, "filters"), whole_of(layer.config, "groups", 1)
-        kernel, stride, dilation, pads, out = self.window(layer, value, "kernel_size", (1, 1))
+        fields, out = self.window(layer, value, "kernel_size", 1)
         channels = value.shape[-1]
         if channels % groups or units % groups:
             raise No(f"{channels} and {units} channels do not divide into {groups} groups")
-        size = (*kernel, channels // groups, units)
-        return self.convolution(layer, value, "", ("kernel", size, HWIO), (*out, units),
-                                units=units, kernel=kernel, stride=stride, dilation=dilation,
-                                pad=pads, groups=groups, act=act, slope=slope)
+        size = (*fields["kernel"], channels // groups, units)
+        return self.convolution(layer, value, "", ("kernel", size, CONV_KERNEL), (*out, units),
+                                groups=groups, act=act, slope=slope, **fields)
 
     def convolution(self, layer, value, suffix, array, shape, bias=True, **fields):
-        """A conv2d row; the zeros that the value waits for become part of its pads."""
+        """A conv row; the zeros that the value waits for become part of its pads."""
         role, size, layout = array
         if value.pad:
             fields["pad"] = tuple(a + b for a, b in zip(fields["pad"], value.pad))
@@ -497,99 +515,85 @@ class Converter:
         arrays = [(role, layer.sub, size, ["weight"], layout)]
         bias = bias and bool(layer.config.get("use_bias", True))
         if bias:
-            arrays.append(("bias", layer.sub, (fields["units"],), ["bias"], PLAIN))
-        return self.weighted("conv2d", layer, [value], shape, arrays, suffix,
-                             no_bias=int(not bias), **fields)
+            arrays.append(("bias", layer.sub, shape[-1:], ["bias"], PLAIN))
+        return self.weighted(f"conv{len(shape) - 1}d", layer, [value], shape, arrays, suffix,
+                             units=shape[-1], no_bias=int(not bias), **fields)
 
-    def depthwise2d(self, layer, value):
+    def depthwise(self, layer, value):
         act, slope = act_of(layer.config.get("activation"))
         times = whole_of(layer.config, "depth_multiplier", 1)
-        kernel, stride, dilation, pads, out = self.window(layer, value, "kernel_size", (1, 1))
+        fields, out = self.window(layer, value, "kernel_size", 1)
         channels = value.shape[-1]
-        array = ("kernel", (*kernel, channels, times), depthwise(channels))
+        array = ("kernel", (*fields["kernel"], channels, times), depthwise(channels))
         return self.convolution(layer, value, "", array, (*out, channels * times),
-                                units=channels * times, kernel=kernel, stride=stride,
-                                dilation=dilation, pad=pads, groups=channels, act=act, slope=slope)
+                                groups=channels, act=act, slope=slope, **fields)
 
-    def separable2d(self, layer, value):
+    def separable(self, layer, value):
         act, slope = act_of(layer.config.get("activation"))
         times = whole_of(layer.config, "depth_multiplier", 1)
         units = whole_of(layer.config, "filters")
-        kernel, stride, dilation, pads, out = self.window(layer, value, "kernel_size", (1, 1))
-        channels = value.shape[-1]
+        fields, out = self.window(layer, value, "kernel_size", 1)
+        channels, ones = value.shape[-1], (1,) * len(out)
         middle = channels * times
-        array = ("depthwise_kernel", (*kernel, channels, times), depthwise(channels))
+        array = ("depthwise_kernel", (*fields["kernel"], channels, times), depthwise(channels))
         value = self.convolution(layer, value, ".depthwise", array, (*out, middle), bias=False,
-                                 units=middle, kernel=kernel, stride=stride, dilation=dilation,
-                                 pad=pads, groups=channels)
-        array = ("pointwise_kernel", (1, 1, middle, units), HWIO)
-        return self.convolution(layer, value, ".pointwise", array, (*out, units), units=units,
-                                kernel=(1, 1), stride=(1, 1), pad=(0, 0, 0, 0), act=act,
-                                slope=slope)
+                                 groups=channels, **fields)
+        array = ("pointwise_kernel", (*ones, middle, units), CONV_KERNEL)
+        return self.convolution(layer, value, ".pointwise", array, (*out, units), kernel=ones,
+                                act=act, slope=slope)
 
-    def pool2d(self, layer, value):
-        kernel, stride, _, pads, out = self.window(layer, value, "pool_size", None)
-        shape, largest = (*out, value.shape[-1]), layer.kind.startswith("Max")
-        count_pad = False
+    def pool(self, layer, value):
+        fields, out = self.window(layer, value, "pool_size", None)
+        kernel, pads, largest = fields["kernel"], fields["pad"], layer.kind.startswith("Max")
         if any(value.pad):
+            where = value.pad_layer.kind
             if any(pads):
-                raise No("padding same on top of ZeroPadding2D")
-            if any(p >= k for p, k in zip(value.pad, (*kernel, *kernel))):
+                raise No(f"padding same on top of {where}")
+            if any(p >= k for p, k in zip(value.pad, kernel * 2)):
                 raise No("the zeros around its input are as wide as its kernel")
             if largest and not value.positive:
                 raise No("zeros around its input can win the maximum, and padding of nn.h never "
-                         "does", "a relu before ZeroPadding2D")
-            pads, count_pad = value.pad, not largest
+                         "does", f"a relu before {where}")
+            fields.update(pad=value.pad, count_pad=int(not largest))
             value = dataclasses.replace(value, pad=())
-        if largest:
-            return self.add("maxpool2d", layer, [value], shape, positive=value.positive,
-                            kernel=kernel, stride=stride, pad=pads)
-        if pads[:2] != pads[2:] and max(kernel) > 2 and not count_pad:
+        elif not largest and pads[:len(out)] != pads[len(out):] and max(kernel) > 2:
             self.note(f"{layer.full}: computed as TensorFlow and JAX do; Keras on PyTorch pads it "
                       "otherwise, with copies of the border")
-        return self.add("avgpool2d", layer, [value], shape, positive=value.positive, kernel=kernel,
-                        stride=stride, pad=pads, count_pad=int(count_pad))
+        return self.add(f"{'max' if largest else 'avg'}pool{len(out)}d", layer, [value],
+                        (*out, value.shape[-1]), positive=value.positive, **fields)
 
-    def global_pool2d(self, layer, value):
-        if layer.config.get("data_format", "channels_last") not in (None, "channels_last"):
-            raise No("data_format is channels_first; nn.h is channels last")
-        if len(value.shape) != 3:
-            raise No("its input is no image [H,W,C]")
-        height, width, channels = value.shape
-        largest, keep = "Max" in layer.kind, layer.config.get("keepdims")
-        if not largest and not keep:
-            return self.add("globalavgpool", layer, [value], (channels,), positive=value.positive)
-        value = self.add("maxpool2d" if largest else "avgpool2d", layer, [value], (1, 1, channels),
-                         positive=value.positive, kernel=(height, width), stride=(height, width))
+    def global_pool(self, layer, value):
+        sizes, channels = spatial(layer, value), value.shape[-1]
+        kind, keep = "max" if "Max" in layer.kind else "avg", layer.config.get("keepdims")
+        if kind == "avg" and keep and value.mask:
+            raise No("nn.h's mean over the steps that count keeps no dimension of one",
+                     "keepdims=False")
+        if kind == "avg" and not keep:
+            self.use_mask(value)
+        if not keep and (kind == "avg" or not value.nn_mask):
+            return self.add(f"global{kind}pool", layer, [value], (channels,),
+                            positive=value.positive)
+        # One window over all steps, whatever a mask says: Keras' maximum has none.
+        value = self.add(f"{kind}pool{len(sizes)}d", layer, [value],
+                         (*(1 for _ in sizes), channels), positive=value.positive, kernel=sizes)
         if keep:
             return value
         return self.add("flatten", layer, [value], (channels,), ".flatten", value.positive)
 
-    def global_pool1d(self, layer, value):
-        if layer.config.get("data_format", "channels_last") not in (None, "channels_last"):
-            raise No("data_format is channels_first; nn.h is channels last")
-        if layer.config.get("keepdims"):
-            raise No("nn.h's mean over the steps keeps no dimension of one", "keepdims=False")
-        if len(value.shape) != 2:
-            raise No("its input is no sequence [T,C]")
-        self.use_mask(value)
-        return self.add("globalavgpool", layer, [value], value.shape[1:], positive=value.positive)
-
-    def zero_padding2d(self, layer, value):
-        if layer.config.get("data_format", "channels_last") not in (None, "channels_last"):
-            raise No("data_format is channels_first; nn.h is channels last")
-        padding = layer.config.get("padding", 1)
+    def zero_padding(self, layer, value):
+        sizes, padding = spatial(layer, value), layer.config.get("padding", 1)
         if isinstance(padding, int):
-            padding = [[padding, padding], [padding, padding]]
-        (top, bottom), (left, right) = [[p, p] if isinstance(p, int) else p for p in padding]
-        pads = tuple(whole_of({"padding": p}, "padding", low=0, high=65535)
-                     for p in (top, left, bottom, right))
-        if len(value.shape) != 3:
-            raise No("its input is no image [H,W,C]")
-        height, width, channels = value.shape
-        pad = tuple(a + b for a, b in zip(pads, value.pad or (0, 0, 0, 0)))
-        return dataclasses.replace(value, dims=(height + top + bottom, width + left + right,
-                                                channels), pad=pad, pad_layer=layer)
+            padding = [padding] * len(sizes)
+        elif len(sizes) == 1:
+            padding = [padding]
+        pads = [[p, p] if isinstance(p, int) else list(p) for p in padding]
+        if [len(p) for p in pads] != [2] * len(sizes):
+            raise No(f"its padding is {str(padding)[:40]}, which does not fit its input")
+        pads = [whole_of({"padding": p[side]}, "padding", low=0, high=65535)
+                for side in (0, 1) for p in pads]
+        dims = [sum(each) for each in zip(sizes, pads, pads[len(sizes):])]
+        pad = tuple(a + b for a, b in zip(pads, value.pad or [0] * len(pads)))
+        return dataclasses.replace(value, dims=(*dims, value.shape[-1]), pad=pad, pad_layer=layer)
 
     def batchnorm(self, layer, value):
         config = layer.config
@@ -643,8 +647,7 @@ class Converter:
     def flatten(self, layer, value):
         if len(value.shape) == 1:
             return dataclasses.replace(value)
-        if layer.config.get("data_format", "channels_last") not in (None, "channels_last"):
-            raise No("data_format is channels_first; nn.h is channels last")
+        channels_last(layer)
         return self.flat(layer, value)
 
     def flat(self, layer, value):
@@ -986,8 +989,6 @@ def input_of(root):
 
 LAMBDA_HINT = "write it as layers"
 HINTS = {
-    "Conv1D": "Conv2D over [T,1,C] has the same weights",
-    "MaxPooling1D": "MaxPooling2D over [T,1,C]",
     "Masking": "lengths of sequences are given with nn_set_lengths",
     "LayerNormalization": "BatchNormalization",
     "Concatenate": "Add",
@@ -997,15 +998,6 @@ KINDS = {  # method, settings it knows, whether it takes several inputs
     "Identity": (Converter.same, "", False),
     "Dense": (Converter.dense, "units activation use_bias lora_rank lora_alpha", False),
     "TimeDistributed": (Converter.time_distributed, "layer", False),
-    "Conv2D": (Converter.conv2d, CONV + "filters", False),
-    "DepthwiseConv2D": (Converter.depthwise2d, CONV + "depth_multiplier filters", False),
-    "SeparableConv2D": (Converter.separable2d, CONV + "filters depth_multiplier", False),
-    "MaxPooling2D": (Converter.pool2d, WINDOW + "pool_size", False),
-    "AveragePooling2D": (Converter.pool2d, WINDOW + "pool_size", False),
-    "GlobalAveragePooling2D": (Converter.global_pool2d, "data_format keepdims", False),
-    "GlobalMaxPooling2D": (Converter.global_pool2d, "data_format keepdims", False),
-    "GlobalAveragePooling1D": (Converter.global_pool1d, "data_format keepdims", False),
-    "ZeroPadding2D": (Converter.zero_padding2d, "padding data_format", False),
     "BatchNormalization": (Converter.batchnorm, "axis momentum epsilon center scale synchronized "
                            "renorm renorm_clipping renorm_momentum fused", False),
     "Dropout": (Converter.dropout, "rate seed noise_shape", False),
@@ -1027,6 +1019,17 @@ KINDS = {  # method, settings it knows, whether it takes several inputs
     "Rescaling": (Converter.rescaling, "scale offset", False),
     "Normalization": (Converter.normalization, "axis invert mean variance", False),
 }
+for _axes in ("1D", "2D"):
+    KINDS.update({
+        "Conv" + _axes: (Converter.conv, CONV + "filters", False),
+        "DepthwiseConv" + _axes: (Converter.depthwise, CONV + "depth_multiplier filters", False),
+        "SeparableConv" + _axes: (Converter.separable, CONV + "filters depth_multiplier", False),
+        "MaxPooling" + _axes: (Converter.pool, WINDOW + "pool_size", False),
+        "AveragePooling" + _axes: (Converter.pool, WINDOW + "pool_size", False),
+        "GlobalMaxPooling" + _axes: (Converter.global_pool, "data_format keepdims", False),
+        "GlobalAveragePooling" + _axes: (Converter.global_pool, "data_format keepdims", False),
+        "ZeroPadding" + _axes: (Converter.zero_padding, "padding data_format", False),
+    })
 
 
 def fold_activations(model):
@@ -1040,7 +1043,7 @@ def fold_activations(model):
         row.inputs = [renamed.get(name, name) for name in row.inputs]
         before = by_name.get(row.inputs[0]) if row.inputs else None
         if row.op == "activation" and before is not None and "act" not in before.fields and \
-                before.op in ("dense", "conv2d", "batchnorm", "add") and \
+                before.op in ("dense", "conv1d", "conv2d", "batchnorm", "add") and \
                 readers[before.name] == 1:
             before.fields.update(row.fields)
             renamed[row.name] = before.name
