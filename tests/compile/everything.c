@@ -317,6 +317,7 @@ static void plans(void) {
     p.in_size = m.in_size;
     p.out_size = m.out_size;
     CHECK(nn_open(&planned, &p, block, sizeof block) == 0);
+    nn_plan_init(&planned);
     CHECK(nn_infer(&m, x, out[0], SAMPLES) == 0);
     CHECK(nn_infer(&planned, x, again[0], SAMPLES) == 0 && same(out, again, sizeof out));
     CHECK(nn_open(&planned, &p, block, m.block_size - 1) == NN_ERR_MEMORY);
