@@ -971,6 +971,15 @@ def test_round_trip_w4():
     Trip(live, "bce", samples((100,), bits, n=4, vocab=10000), steps=20)
 
 
+def test_round_trip_w5():
+    x = np.arange(1, 5, dtype="float32")[:, None]
+    one = lambda number: (x[number % 4:number % 4 + 1], 2 * x[number % 4:number % 4 + 1])
+    for data in (lambda number: (x, 2 * x), one):
+        live = net(L.Dense(1), shape=(1,))
+        live.compile(keras.optimizers.SGD(0.01, momentum=0.9), "mse")
+        Trip(live, "mse", data)
+
+
 def test_round_trip_of_a_text_cnn():
     for kind in ("keras", "h5"):
         live = net(L.Embedding(200, 16), L.Conv1D(24, 3, activation="relu"), L.GlobalMaxPooling1D(),
