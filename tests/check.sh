@@ -94,7 +94,7 @@ if needs "$PYTHON" python3; then
 fi
 # converter NAME MODULES: its models through the converter, with a Python that has these modules.
 converter() {
-    if "$FRAMEWORKS" -c "import $2" 2>/dev/null; then
+    if KERAS_BACKEND=torch "$FRAMEWORKS" -c "import $2" 2>/dev/null; then
         tier "converter, $1" "$FRAMEWORKS" tests/python/test_nntool_$1.py
     else
         needs "python-$1" "the packages of tests/requirements-frameworks.txt"
