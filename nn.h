@@ -9562,10 +9562,10 @@ NN__KERNEL_INLINE float NN__ID(sum16)(const __m512 *s) {
 #define NN__TILES(X)                                           \
     X(1, 4) X(2, 4) X(4, 4) X(6, 4)                            \
     X(1, 2) X(2, 2) X(4, 2) X(6, 2) X(8, 2) X(10, 2) X(12, 2)  \
-    X(1, 1) X(2, 1) X(4, 1) X(6, 1) X(8, 1) X(10, 1) X(12, 1)
+    X(1, 1) X(2, 1) X(4, 1) X(6, 1) X(8, 1) X(10, 1) X(1, 8)
 /* clang-format on */
-#define NN__TILE_ROWS(n) ((n) == 4 ? 6 : 12)
-#define NN__TILE_AT(n) ((n) == 4 ? 0 : (n) == 2 ? 4 : 11)
+#define NN__TILE_ROWS(n) ((n) == 8 ? 1 : (n) == 4 ? 6 : (n) == 2 ? 12 : 10)
+#define NN__TILE_AT(n) ((n) == 8 ? 17 : (n) == 4 ? 0 : (n) == 2 ? 4 : 11)
 
 #elif NN__ISA == NN__NEON
 #define NN__V float32x4_t
@@ -9809,6 +9809,7 @@ typedef struct NN__ID(tile) {
 #define NN__C1(X, r) X(r, 0)
 #define NN__C2(X, r) X(r, 0) X(r, 1)
 #define NN__C4(X, r) NN__C2(X, r) X(r, 2) X(r, 3)
+#define NN__C8(X, r) NN__C4(X, r) X(r, 4) X(r, 5) X(r, 6) X(r, 7)
 #define NN__R1(X, n) X(0, n)
 #define NN__R2(X, n) NN__R1(X, n) X(1, n)
 #define NN__R3(X, n) NN__R2(X, n) X(2, n)
@@ -10053,10 +10054,10 @@ NN__TARGET NN__NOINLINE void NN__ID(packed_f32)(const nn__gemm *g, int32_t col, 
 }
 
 NN__KERNEL void NN__ID(gemm_f32)(const nn__gemm *g) {
-    int32_t col = 0, panels;
+    int32_t col = 0, panels, most = g->rows[0] * g->rows[1] * g->rows[2] == 1 ? 8 : 4;
     for (; col < g->cols; col += panels * NN__LANES) {
         int32_t left = g->cols - col, w = nn__min(NN__LANES, left);
-        panels = NN__WIDTH < NN__LANES || left < 32 ? 1 : left < 64 ? 2 : 4;
+        panels = NN__WIDTH < NN__LANES || left < 32 ? 1 : left < 64 ? 2 : left < 128 ? 4 : most;
         if (g->bj == 1 && w == NN__LANES) NN__ID(group_f32)(g, col, w, panels * NN__VECS, NULL);
         else NN__ID(packed_f32)(g, col, w, panels * NN__VECS);
     }
@@ -11015,6 +11016,7 @@ NN__UNUSED static const nn_kernels NN__ID(kernels) = { NN__NAME NN__KERNELS(NN__
 #undef NN__C1
 #undef NN__C2
 #undef NN__C4
+#undef NN__C8
 #undef NN__R1
 #undef NN__R2
 #undef NN__R3
