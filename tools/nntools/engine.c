@@ -333,8 +333,8 @@ static void print_plan(printer *p, const nn_model *m, const char *prefix, uint32
           (long)m->tight, (long)m->in_size, (long)m->out_size);
 }
 
-/* The values of a tensor as a plan with panels wants them: as the kernels read them, unless they are
-   copied to RAM first. */
+/* The values of a tensor as a plan with panels wants them: as the kernels read them, unless they
+   are copied to RAM first. */
 EXPORT int engine_panels(const engine *e, const char *name, const float *in, float *out) {
     int32_t k = nn__find_tensor(&e->m, name, strlen(name));
     const nn_tensor *t = &e->m.tensor[k];
